@@ -1,0 +1,1 @@
+"""The c2c-export runtime: opens a bundle and answers. Needs neither torch nor transformers."""

@@ -1,0 +1,179 @@
+"""What a bundle says about itself: frozen dataclasses, validated by pydantic on load.
+
+A field stands here once; the compiler fills it, the runtime reads it. ``manifest.json`` is this
+module's ``Manifest`` as JSON. Counts are ``num_*``, capacities ``max_*``, sizes ``*_bytes``.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+SCHEMA_VERSION = 1
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelDims:
+    """The sizes of one language model that its caches and graphs are built from."""
+
+    architecture: str  # transformers' model_type: llama, qwen3, gemma3_text, ...
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int  # k_proj.out_features / num_kv_heads, never hidden_size / num_heads
+    vocab_size: int
+    max_positions: int | None  # positions the model was trained for; None: not stated
+    sliding_window: int | None  # tokens a windowed layer sees; None: no layer is windowed
+    dtype: str  # of the checkpoint: float32, bfloat16, float16
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LayerLink:
+    """One Receiver layer, the Sharer layer it listens to, and whether each gate is open."""
+
+    receiver_layer: int
+    sharer_layer: int
+    key_gate: bool
+    value_gate: bool
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SharerLink:
+    """A Sharer and how it is wired into the Receiver.
+
+    ``num_cached_layers``: layers the Sharer graph keeps, highest mapped layer + 1 (0: every gate
+    is closed and the Sharer is never run).
+    """
+
+    dims: ModelDims
+    links: tuple[LayerLink, ...]
+    num_cached_layers: int
+    alignment: Literal["none", "first", "longest"]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Pair:
+    """A Receiver and the Sharers that lend it their understanding, in mask order."""
+
+    name: str
+    receiver: ModelDims
+    sharers: tuple[SharerLink, ...]
+    multi_sharer: Literal["sequential", "parallel"] = "sequential"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Limits:
+    """Capacities, all in tokens or rows. ``max_prompt_len`` is the most tokens of one graph call;
+    a longer prompt is prefilled in chunks."""
+
+    max_seq_len: int
+    max_prompt_len: int
+    max_batch_size: int = 1
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TensorSpec:
+    """A graph's input or output. A dimension is a number or a symbol such as ``tokens``."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class GraphSpec:
+    """One ONNX graph. ``role``: receiver, fuser, sharer1, sharer2, ..."""
+
+    role: str
+    dialect: Literal["ort", "tensorrt"]
+    path: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    num_parameters: int
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EngineSpec:
+    """What a backend built from a graph for one target. Absent for plain ONNX Runtime."""
+
+    role: str
+    backend: str
+    backend_version: str
+    target: str
+    path: str
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SpecialToken:
+    """A token with a role in the model: its text and its id."""
+
+    text: str
+    id: int
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TokenizerSpec:
+    """A tokenizer directory of the bundle: ``tokenizer.json`` and, where ``has_chat_template``,
+    ``chat_template.jinja``."""
+
+    path: str
+    bos: SpecialToken | None
+    eos: SpecialToken | None
+    pad: SpecialToken | None
+    unk: SpecialToken | None
+    has_chat_template: bool
+
+
+@dataclass(frozen=True, config=_STRICT)
+class GoldenSpec:
+    """A stored case that ``verify`` repeats: ids, sections and what eager PyTorch computed.
+
+    ``sections`` are (length, sharer mask); mask -1 is not fused, bit i is Sharer i + 1.
+    """
+
+    name: str
+    path: str
+    receiver_ids: tuple[int, ...]
+    sharer_ids: tuple[tuple[int, ...], ...]  # one tuple a Sharer
+    sections: tuple[tuple[int, int], ...]
+    greedy_ids: tuple[int, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FileEntry:
+    """A file's size and sha256; every file of a bundle but the manifest has one."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Manifest:
+    """The whole of ``manifest.json``.
+
+    ``created_at`` is the only field that differs between two builds of the same inputs.
+    ``tokenizers`` and ``alignments`` are keyed by role (receiver, sharer1, ...); empty where the
+    bundle takes and gives token ids only. ``eos_ids`` are all ids that end an answer, from config
+    and generation_config.
+    """
+
+    schema_version: int
+    created_at: str
+    pair: Pair
+    limits: Limits
+    precision: str
+    graphs: tuple[GraphSpec, ...]
+    engines: tuple[EngineSpec, ...]
+    tokenizers: dict[str, TokenizerSpec]
+    alignments: dict[str, str]
+    eos_ids: tuple[int, ...]
+    golden: tuple[GoldenSpec, ...]
+    tools: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+MANIFEST = TypeAdapter(Manifest)

@@ -1,0 +1,69 @@
+"""Every tensor name of every graph, with its shape and dtype: the contract of graphs and runtime.
+
+The runtime consumes the graphs, so it owns their names; the compiler imports them from here.
+
+| tensor | dtype | shape | meaning |
+|---|---|---|---|
+| ``token_ids`` | int64 | [batch, tokens] | ids to append |
+| ``positions`` | int64 | [batch, tokens] | rotary position of each; may run ahead of the cache length |
+| ``past_length`` | int64 | [batch] | valid tokens in the cache before this call |
+| ``key_positions`` | int64 | [batch, max_seq_len] | position of every cached token, the appended ones included; an input only of graphs with sliding-window layers |
+| ``past.L.key``, ``past.L.value`` | cache dtype | [batch, kv_heads, max_seq_len, head_dim] | cache of layer L |
+| ``present.L.key``, ``present.L.value`` | as past | as past | the same memory, after the write |
+| ``logits`` | float32 | [batch, vocab_size] | of the last token only |
+| ``sharerN.L.key``, ``sharerN.L.value`` | cache dtype | [batch, kv_heads, max_seq_len, head_dim] | Sharer N's cache, read by the Fuser |
+| ``start`` | int64 | [1] | first cache slot of the section in the Receiver's cache |
+| ``sharerN.start`` | int64 | [1] | first cache slot of the section in Sharer N's cache |
+| ``length`` | int64 | [1] | tokens of the section |
+| ``sharerN.enabled`` | float32 | [1] | 1 to fuse Sharer N, 0 to leave it out; an input only with several Sharers |
+
+L counts layers from 0, N counts Sharers from 1. ``key`` caches hold keys after rotary embedding.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal["key", "value"]
+KINDS: tuple[Kind, Kind] = ("key", "value")
+
+TOKEN_IDS = "token_ids"
+POSITIONS = "positions"
+PAST_LENGTH = "past_length"
+KEY_POSITIONS = "key_positions"
+LOGITS = "logits"
+START = "start"
+LENGTH = "length"
+
+RECEIVER = "receiver"
+FUSER = "fuser"
+
+
+def past(layer: int, kind: Kind) -> str:
+    """Name of a cache as a graph input, ``past.{layer}.{kind}``."""
+    return f"past.{layer}.{kind}"
+
+
+def present(layer: int, kind: Kind) -> str:
+    """Name of the same cache as a graph output, ``present.{layer}.{kind}``."""
+    return f"present.{layer}.{kind}"
+
+
+def sharer(number: int) -> str:
+    """Role of Sharer ``number`` (from 1): its graph, tokenizer and alignment carry this name."""
+    return f"sharer{number}"
+
+
+def sharer_cache(number: int, layer: int, kind: Kind) -> str:
+    """Name of a Sharer's cache as an input of the Fuser graph."""
+    return f"{sharer(number)}.{layer}.{kind}"
+
+
+def sharer_start(number: int) -> str:
+    """Name of the Fuser input that says where the section begins in Sharer ``number``'s cache."""
+    return f"{sharer(number)}.start"
+
+
+def sharer_enabled(number: int) -> str:
+    """Name of the Fuser input that switches Sharer ``number`` on (1) or off (0)."""
+    return f"{sharer(number)}.enabled"
