@@ -12,10 +12,9 @@ The runtime consumes the graphs, so it owns their names; the compiler imports th
 | ``present.L.key``, ``present.L.value`` | as past | as past | the same memory, after the write |
 | ``logits`` | float32 | [batch, vocab_size] | of the last token only |
 | ``sharerN.L.key``, ``sharerN.L.value`` | cache dtype | [batch, kv_heads, max_seq_len, head_dim] | Sharer N's cache, read by the Fuser |
-| ``start`` | int64 | [1] | first cache slot of the section in the Receiver's cache |
-| ``sharerN.start`` | int64 | [1] | first cache slot of the section in Sharer N's cache |
-| ``length`` | int64 | [1] | tokens of the section |
-| ``sharerN.enabled`` | float32 | [1] | 1 to fuse Sharer N, 0 to leave it out; an input only with several Sharers |
+| ``slots`` | int64 | [tokens] | consecutive cache slots of the section in the Receiver's cache |
+| ``sharerN.slots`` | int64 | [tokens] | consecutive cache slots of the section in Sharer N's cache |
+| ``sharerN.enabled`` | bool | [1] | whether to fuse Sharer N; an input only with several Sharers |
 
 L counts layers from 0, N counts Sharers from 1. ``key`` caches hold keys after rotary embedding.
 """
@@ -32,8 +31,7 @@ POSITIONS = "positions"
 PAST_LENGTH = "past_length"
 KEY_POSITIONS = "key_positions"
 LOGITS = "logits"
-START = "start"
-LENGTH = "length"
+SLOTS = "slots"
 
 RECEIVER = "receiver"
 FUSER = "fuser"
@@ -59,11 +57,11 @@ def sharer_cache(number: int, layer: int, kind: Kind) -> str:
     return f"{sharer(number)}.{layer}.{kind}"
 
 
-def sharer_start(number: int) -> str:
-    """Name of the Fuser input that says where the section begins in Sharer ``number``'s cache."""
-    return f"{sharer(number)}.start"
+def sharer_slots(number: int) -> str:
+    """Name of the Fuser input that says where the section lies in Sharer ``number``'s cache."""
+    return f"{sharer(number)}.slots"
 
 
 def sharer_enabled(number: int) -> str:
-    """Name of the Fuser input that switches Sharer ``number`` on (1) or off (0)."""
+    """Name of the Fuser input that switches Sharer ``number`` on or off."""
     return f"{sharer(number)}.enabled"

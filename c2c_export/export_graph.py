@@ -1,0 +1,116 @@
+"""Module -> ONNX file: trace, rewrite, save with external weights, describe.
+
+Shared by the exports of Sharer, Receiver and Fuser, which only differ in module and signature.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from c2c_runtime.manifest import GraphSpec, TensorSpec
+from torch import Tensor, nn
+
+from c2c_export.lowering_ort import DIALECT, OPSET
+from c2c_export.passes import apply_passes
+
+# Weights smaller than this stay inside the .onnx file: shape inference and ORT's rewrites read them.
+_EXTERNAL_FROM_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A graph's example inputs and names, in the order in which ``forward`` flattens them.
+
+    ``dynamic_shapes`` follows torch.export: one entry a forward argument.
+    """
+
+    args: tuple[Any, ...]
+    dynamic_shapes: tuple[Any, ...]
+    input_names: Sequence[str]
+    output_names: Sequence[str]
+
+
+def export_graph(module: nn.Module, signature: Signature, role: str, directory: Path) -> GraphSpec:
+    """Trace ``module`` and write ``<role>.onnx`` and ``<role>.onnx.data`` into ``directory``.
+
+    Returns the graph's description; its path is relative to the bundle's root, two folders up.
+    """
+    model = _trace(module, signature)
+    apply_passes(model)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{role}.onnx"
+    num_parameters = sum(
+        value.const_value.size
+        for value in model.graph.initializers.values()
+        if value.const_value is not None and value.const_value.dtype.is_floating_point()
+    )
+    ir.save(
+        model,
+        path,
+        external_data=f"{role}.onnx.data",
+        size_threshold_bytes=_EXTERNAL_FROM_BYTES,
+    )
+    return GraphSpec(
+        role=role,
+        dialect=DIALECT,
+        path=f"graphs/{DIALECT}/{path.name}",
+        inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
+        outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
+        num_parameters=num_parameters,
+    )
+
+
+def _trace(module: nn.Module, signature: Signature) -> ir.Model:
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            signature.args,
+            dynamo=True,
+            opset_version=OPSET,
+            optimize=True,
+            verbose=False,
+            dynamic_shapes=signature.dynamic_shapes,
+            input_names=list(signature.input_names),
+            output_names=list(signature.output_names),
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    return program.model
+
+
+def _tensor_spec(value: ir.Value) -> TensorSpec:
+    if value.name is None or value.dtype is None or value.shape is None:
+        raise RuntimeError(f"graph input or output {value.name} has no name, type or shape")
+    shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape)
+    return TensorSpec(name=value.name, dtype=value.dtype.name.lower(), shape=shape)
+
+
+def example_caches(num: int, num_kv_heads: int, head_dim: int) -> list[tuple[Tensor, Tensor]]:
+    """Caches to trace with, [2, kv_heads, 16, head_dim]: a traced size of 1 would be baked in."""
+    shape = (2, num_kv_heads, 16, head_dim)
+    return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(num)]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress prints and deprecation warnings off the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

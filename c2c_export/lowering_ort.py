@@ -1,0 +1,118 @@
+"""Dialect ``ort``: how attention over a caller-owned cache becomes ONNX Runtime operators.
+
+Full layers: com.microsoft GroupQueryAttention over a shared past/present buffer, whose cost follows
+the valid length and not the capacity. Windowed layers: the same node with an explicit bias computed
+from positions, so that a window is counted in positions also where template padding was dropped and
+positions run ahead of cache slots. A layer of which only the keys and values are needed: TensorScatter,
+in place when past and present are bound to the same memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+OPSET = 24
+DIALECT = "ort"
+
+
+@dataclass
+class OrtCacheStep:
+    """One call of a graph while it is traced: the caches before it, and what it makes of them.
+
+    Shapes: ``past`` [batch, kv_heads, max_seq_len, head_dim] a layer and kind, ``positions``
+    [batch, tokens], ``past_length`` [batch], ``key_positions`` [batch, max_seq_len] or None.
+    """
+
+    past: list[tuple[Tensor, Tensor]]
+    positions: Tensor
+    past_length: Tensor
+    key_positions: Tensor | None
+    write_only_layer: int | None = None  # keys and values of this layer are stored, nothing attends
+    present: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _window_bias: dict[int, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        num_tokens = self.positions.shape[1]
+        self._last_key = (self.past_length + (num_tokens - 1)).to(torch.int32)
+        self._total = (self.past_length.max() + num_tokens).to(torch.int32)
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        """Append key and value to the cache and attend to all of it, causally.
+
+        query [batch, heads, tokens, head_dim], key and value [batch, kv_heads, tokens, head_dim],
+        keys after rotary embedding; returns [batch, tokens, heads, head_dim].
+        """
+        past_key, past_value = self.past[layer]
+        if layer == self.write_only_layer:
+            self.present[layer] = (self._scatter(past_key, key), self._scatter(past_value, value))
+            return query.transpose(1, 2)  # nothing reads it: removed with all that follows
+        batch, num_heads, num_tokens, head_dim = query.shape
+        inputs: list[Tensor | None] = [
+            _flatten_heads(query),
+            _flatten_heads(key),
+            _flatten_heads(value),
+            past_key,
+            past_value,
+            self._last_key,
+            self._total,
+        ]
+        if window is not None:
+            inputs += [None, None, None, self._bias(window)]
+        output, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
+            "com.microsoft::GroupQueryAttention",
+            inputs,
+            attrs={"num_heads": num_heads, "kv_num_heads": key.shape[1], "scale": float(scale)},
+            dtypes=[query.dtype, past_key.dtype, past_value.dtype],
+            shapes=[[batch, num_tokens, num_heads * head_dim], past_key.shape, past_value.shape],
+            version=1,
+        )
+        self.present[layer] = (present_key, present_value)
+        return output.reshape(batch, num_tokens, num_heads, head_dim)
+
+    def _scatter(self, past: Tensor, update: Tensor) -> Tensor:
+        return scatter_rows(past, update, self.past_length)
+
+    def _bias(self, window: int) -> Tensor:
+        """0 where a key is less than ``window`` positions back, the lowest number elsewhere:
+        [batch, 1, tokens, total]. Causality is the node's own rule. One for all layers."""
+        if window not in self._window_bias:
+            if self.key_positions is None:
+                raise ValueError("a windowed layer needs the input key_positions")
+            zero = torch.zeros(1, dtype=torch.int64)
+            keys = torch.onnx.ops.symbolic(
+                "Slice",
+                [self.key_positions, zero, self._total.to(torch.int64).reshape(1), zero + 1],
+                dtype=torch.int64,
+                # The true extent, the total length, is data; shapes inside a graph are advisory.
+                shape=self.key_positions.shape,
+                version=OPSET,
+            )
+            distance = self.positions[:, None, :, None] - keys[:, None, None, :]
+            self._window_bias[window] = torch.where(
+                distance < window, 0.0, torch.finfo(torch.float32).min
+            )
+        return self._window_bias[window]
+
+
+def scatter_rows(past: Tensor, update: Tensor, first_slot: Tensor) -> Tensor:
+    """Write ``update`` [batch, heads, tokens, dim] into ``past`` from slot ``first_slot`` [batch]
+    on; the result shares past's memory when both are bound to one buffer."""
+    return torch.onnx.ops.symbolic(
+        "TensorScatter",
+        [past, update, first_slot],
+        attrs={"axis": 2},
+        dtype=past.dtype,
+        shape=past.shape,
+        version=OPSET,
+    )
+
+
+def _flatten_heads(states: Tensor) -> Tensor:
+    """[batch, heads, tokens, head_dim] -> [batch, tokens, heads * head_dim]."""
+    batch, num_heads, num_tokens, head_dim = states.shape
+    return states.transpose(1, 2).reshape(batch, num_tokens, num_heads * head_dim)

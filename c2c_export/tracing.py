@@ -1,0 +1,51 @@
+"""Capturing a stock transformers model: every layer's attention goes through a cache step.
+
+transformers calls a registered attention function with the layer's module and the keyword arguments
+of the model's forward. Passing the step as such an argument keeps it local to one call: no global.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+ATTENTION = "c2c"  # attn_implementation under which the capture is registered
+
+
+class CacheStep(Protocol):
+    """What a dialect does with one layer's query, key and value."""
+
+    present: dict[int, tuple[Tensor, Tensor]]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        """Append to the cache, attend, return [batch, tokens, heads, head_dim]."""
+        ...
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    cache_step: CacheStep,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    return cache_step.attend(layer, query, key, value, scale, sliding_window), None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Causality and windows are the cache step's business."""
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, _no_mask)
