@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 TYPECHECK := .typecheck
 SOURCES := c2c_export engines runtime tests benchmarks
 
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
 
 # The first of these that runs and is new enough. A name on PATH may be a shim that does not run.
 PYTHON_CANDIDATES := $(PYTHON) $(if $(PYTHON),,python3 python3.13 python3.12 python3.11)
@@ -28,7 +28,7 @@ help: ## show this list
 install: $(STAMP) ## make .venv with the pinned versions and the demo models
 
 $(STAMP): pyproject.toml constraints.txt requirements-demo.txt
-	@set -e; if ! [ -x $(BIN)/python ]; then \
+	@set -e; if ! [ -x $(BIN)/pip ]; then \
 	  found=; for candidate in $(PYTHON_CANDIDATES); do \
 	    if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 	      found=$$candidate; break; fi; done; \
@@ -37,7 +37,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-demo.txt
 	    echo "  -> install Python 3.11 or newer, or name one: make install PYTHON=/path/to/python3.12" >&2; \
 	    exit 1; fi; \
 	  echo "[1/4] virtual environment $(VENV) from $$found ($$("$$found" --version))"; \
-	  "$$found" -m venv $(VENV) || { rm -rf $(VENV); \
+	  "$$found" -m venv $(VENV) || { \
 	    echo "make: $$found cannot make a virtual environment" >&2; \
 	    echo "  -> on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }; \
 	else echo "[1/4] virtual environment $(VENV): there already"; fi

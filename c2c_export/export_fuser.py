@@ -9,28 +9,20 @@ Several Sharers are combined here: ``sequential`` lets each fuse into what the o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from c2c_runtime import names
-from c2c_runtime.manifest import GraphSpec, Pair
 from torch import Tensor, nn
 from torch.export import Dim
 
 from c2c_export.export_graph import Signature, export_graph
 from c2c_export.fuser import FuserLayer
 from c2c_export.lowering_ort import scatter_rows
+from c2c_runtime import names
+from c2c_runtime.manifest import GraphSpec, Pair
 
-
-@dataclass(frozen=True)
-class _Branch:
-    """One open gate: Sharer ``number`` writes ``kind`` of a Receiver layer."""
-
-    number: int
-    receiver_layer: int
-    sharer_layer: int
-    kind: names.Kind
+Source = tuple[int, int, names.Kind]  # Sharer number (from 1), its layer, kind
+Target = tuple[int, names.Kind]  # Receiver layer, kind
 
 
 class FuserGraph(nn.Module):
@@ -42,20 +34,27 @@ class FuserGraph(nn.Module):
     def __init__(self, pair: Pair, fusers: Sequence[dict[int, FuserLayer]]) -> None:
         super().__init__()
         self.parallel = pair.multi_sharer == "parallel"
-        self.num_sharers = len(pair.sharers)
-        self.layers = nn.ModuleList(
-            nn.ModuleDict({str(layer): module for layer, module in fuser.items()}) for fuser in fusers
+        self.modules_by_layer: dict[int, list[tuple[int, int, FuserLayer]]] = {}
+        for number, (sharer, fuser) in enumerate(zip(pair.sharers, fusers, strict=True), start=1):
+            for link in sharer.links:
+                if link.key_gate or link.value_gate:
+                    found = self.modules_by_layer.setdefault(link.receiver_layer, [])
+                    found.append((number, link.sharer_layer, fuser[link.receiver_layer]))
+        self.registered = nn.ModuleList(
+            module for links in self.modules_by_layer.values() for _, _, module in links
         )
-        self.branches = [
-            _Branch(number, link.receiver_layer, link.sharer_layer, kind)
-            for number, sharer in enumerate(pair.sharers, start=1)
-            for link in sharer.links
-            for kind, is_open in (("key", link.key_gate), ("value", link.value_gate))
-            if is_open
-        ]
         # What the graph reads and writes, each once, in a fixed order.
-        self.targets = sorted({(b.receiver_layer, b.kind) for b in self.branches})
-        self.sources = sorted({(b.number, b.sharer_layer, b.kind) for b in self.branches})
+        links = [(layer, *link) for layer, found in self.modules_by_layer.items() for link in found]
+        self.sources: list[Source] = sorted(
+            {(number, source, kind) for _, number, source, module in links for kind in module.reads}
+        )
+        self.targets: list[Target] = sorted(
+            {(layer, kind) for layer, _, _, module in links for kind in module.writes}
+        )
+        self.reads: list[Target] = sorted(
+            {(layer, kind) for layer, _, _, module in links for kind in module.reads}
+            | set(self.targets)
+        )
 
     def forward(
         self,
@@ -65,40 +64,48 @@ class FuserGraph(nn.Module):
         sharer_caches: list[Tensor],
         enabled: list[Tensor],
     ) -> list[Tensor]:
-        """``past`` and ``sharer_caches`` follow ``targets`` and ``sources``; shapes as in
+        """``past`` and ``sharer_caches`` follow ``reads`` and ``sources``; shapes as in
         ``c2c_runtime.names``. ``enabled`` is empty for a single Sharer."""
-        sharer_sections = {
+        caches = dict(zip(self.reads, past, strict=True))
+        clean = {target: cache.index_select(2, slots) for target, cache in caches.items()}
+        sections = {
             source: cache.index_select(2, sharer_slots[source[0] - 1])
             for source, cache in zip(self.sources, sharer_caches, strict=True)
         }
-        present = []
-        for target, cache in zip(self.targets, past, strict=True):
-            clean = cache.index_select(2, slots)
-            fused = self._fuse(target, clean, sharer_sections, enabled)
-            present.append(scatter_rows(cache, fused, slots[:1].expand(cache.shape[0])))
-        return present
+        fused: dict[Target, Tensor] = {}
+        for layer in self.modules_by_layer:
+            fused |= self._fuse_layer(layer, clean, sections, enabled)
+        return [
+            scatter_rows(cache := caches[target], fused[target], slots[:1].expand(cache.shape[0]))
+            for target in self.targets
+        ]
 
-    def _fuse(
+    def _fuse_layer(
         self,
-        target: tuple[int, names.Kind],
-        clean: Tensor,
-        sharer_sections: dict[tuple[int, int, names.Kind], Tensor],
+        layer: int,
+        clean: dict[Target, Tensor],
+        sections: dict[Source, Tensor],
         enabled: list[Tensor],
-    ) -> Tensor:
-        """What all Sharers make of one section of one cache, [batch, kv_heads, tokens, head_dim]."""
-        current = clean
-        for branch in self.branches:
-            if (branch.receiver_layer, branch.kind) != target:
-                continue
-            layer = self.layers[branch.number - 1][str(branch.receiver_layer)]
-            fuse = layer.fuse_key if branch.kind == "key" else layer.fuse_value
-            section = sharer_sections[branch.number, branch.sharer_layer, branch.kind]
-            if self.parallel:
-                fused = current + (fuse(section, clean) - clean)
-            else:
-                fused = fuse(section, current)
-            current = torch.where(enabled[branch.number - 1], fused, current) if enabled else fused
-        return current
+    ) -> dict[Target, Tensor]:
+        """What all Sharers make of one layer's section, each [batch, kv_heads, tokens, head_dim]."""
+        current = {kind: clean[layer, kind] for kind in names.KINDS if (layer, kind) in clean}
+        start = dict(current)
+        for number, source, module in self.modules_by_layer[layer]:
+            base = start if self.parallel else current
+            results = module(
+                sections.get((number, source, "key")),
+                sections.get((number, source, "value")),
+                base.get("key"),
+                base.get("value"),
+            )
+            for kind, result in zip(names.KINDS, results, strict=True):
+                if kind not in module.writes:
+                    continue
+                fused = current[kind] + (result - start[kind]) if self.parallel else result
+                if enabled:
+                    fused = torch.where(enabled[number - 1], fused, current[kind])
+                current[kind] = fused
+        return {(layer, kind): tensor for kind, tensor in current.items()}
 
 
 def export_fuser(
@@ -106,7 +113,7 @@ def export_fuser(
 ) -> GraphSpec | None:
     """Write the Fuser graph. None if every gate is closed: then there is nothing to compute."""
     graph = FuserGraph(pair, fusers)
-    if not graph.branches:
+    if not graph.targets:
         return None
     return export_graph(graph, _signature(pair, graph), names.FUSER, directory)
 
@@ -120,11 +127,11 @@ def _signature(pair: Pair, graph: FuserGraph) -> Signature:
         return torch.zeros(2, num_kv_heads, 16, head_dim)
 
     receiver = pair.receiver
-    past = [cache(receiver.num_kv_heads, receiver.head_dim) for _ in graph.targets]
+    past = [cache(receiver.num_kv_heads, receiver.head_dim) for _ in graph.reads]
     sharer_dims = [pair.sharers[number - 1].dims for number, _, _ in graph.sources]
     sharer_caches = [cache(dims.num_kv_heads, dims.head_dim) for dims in sharer_dims]
     slots = torch.arange(5)
-    enabled = [torch.ones(1, dtype=torch.bool)] * (num_sharers if num_sharers > 1 else 0)
+    enabled = [torch.ones(1, dtype=torch.bool) for _ in range(num_sharers) if num_sharers > 1]
     numbers = range(1, num_sharers + 1)
     return Signature(
         args=(slots, [slots.clone() for _ in numbers], past, sharer_caches, enabled),
@@ -138,7 +145,7 @@ def _signature(pair: Pair, graph: FuserGraph) -> Signature:
         input_names=[
             names.SLOTS,
             *(names.sharer_slots(number) for number in numbers),
-            *(names.past(layer, kind) for layer, kind in graph.targets),
+            *(names.past(layer, kind) for layer, kind in graph.reads),
             *(names.sharer_cache(number, layer, kind) for number, layer, kind in graph.sources),
             *(names.sharer_enabled(number) for number in numbers if enabled),
         ],

@@ -16,11 +16,11 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from c2c_runtime.manifest import GraphSpec, TensorSpec
 from torch import Tensor, nn
 
 from c2c_export.lowering_ort import DIALECT, OPSET
 from c2c_export.passes import apply_passes
+from c2c_runtime.manifest import GraphSpec, TensorSpec
 
 # Weights smaller than this stay inside the .onnx file: shape inference and ORT's rewrites read them.
 _EXTERNAL_FROM_BYTES = 1024
@@ -103,7 +103,9 @@ def example_caches(num: int, num_kv_heads: int, head_dim: int) -> list[tuple[Ten
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's progress prints and deprecation warnings off the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from c2c_runtime import names
-from c2c_runtime.manifest import GraphSpec, ModelDims
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel
 
 from c2c_export.export_graph import Signature, example_caches, export_graph
 from c2c_export.lowering_ort import OrtCacheStep
+from c2c_runtime import names
+from c2c_runtime.manifest import GraphSpec, ModelDims
 
 Caches = list[tuple[Tensor, Tensor]]
 

@@ -4,7 +4,8 @@ Full layers: com.microsoft GroupQueryAttention over a shared past/present buffer
 the valid length and not the capacity. Windowed layers: the same node with an explicit bias computed
 from positions, so that a window is counted in positions also where template padding was dropped and
 positions run ahead of cache slots. A layer of which only the keys and values are needed: TensorScatter,
-in place when past and present are bound to the same memory.
+in place when past and present are bound to the same memory. Head sizes that GroupQueryAttention does
+not take (it wants multiples of 8): TensorScatter, then Attention over the valid part.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 OPSET = 24
 DIALECT = "ort"
+_GQA_HEAD_DIM_MULTIPLE = 8
 
 
 @dataclass
@@ -40,7 +42,13 @@ class OrtCacheStep:
         self._total = (self.past_length.max() + num_tokens).to(torch.int32)
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
     ) -> Tensor:
         """Append key and value to the cache and attend to all of it, causally.
 
@@ -51,6 +59,8 @@ class OrtCacheStep:
         if layer == self.write_only_layer:
             self.present[layer] = (self._scatter(past_key, key), self._scatter(past_value, value))
             return query.transpose(1, 2)  # nothing reads it: removed with all that follows
+        if query.shape[-1] % _GQA_HEAD_DIM_MULTIPLE:
+            return self._attend_with_standard_operators(layer, query, key, value, scale, window)
         batch, num_heads, num_tokens, head_dim = query.shape
         inputs: list[Tensor | None] = [
             _flatten_heads(query),
@@ -74,6 +84,40 @@ class OrtCacheStep:
         self.present[layer] = (present_key, present_value)
         return output.reshape(batch, num_tokens, num_heads, head_dim)
 
+    def _attend_with_standard_operators(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        present = tuple(
+            self._scatter(past, update)
+            for past, update in zip(self.past[layer], (key, value), strict=True)
+        )
+        self.present[layer] = (present[0], present[1])
+        output = torch.onnx.ops.symbolic(
+            "Attention",
+            [query, *(self._valid_part(cache, 2) for cache in present), self._visible(window)],
+            attrs={"scale": float(scale)},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=OPSET,
+        )
+        return output.transpose(1, 2)
+
+    def _visible(self, window: int | None) -> Tensor:
+        """Which cache slots a token sees: [batch, 1, tokens, total], bool."""
+        num_tokens = self.positions.shape[1]
+        slots = self._valid_part(torch.arange(self.past[0][0].shape[2]), 0)
+        own = self.past_length[:, None] + torch.arange(num_tokens)  # [batch, tokens]
+        visible = slots <= own[:, None, :, None]
+        if window is not None:
+            visible = visible & (self._distance() < window)
+        return visible
+
     def _scatter(self, past: Tensor, update: Tensor) -> Tensor:
         return scatter_rows(past, update, self.past_length)
 
@@ -81,22 +125,30 @@ class OrtCacheStep:
         """0 where a key is less than ``window`` positions back, the lowest number elsewhere:
         [batch, 1, tokens, total]. Causality is the node's own rule. One for all layers."""
         if window not in self._window_bias:
-            if self.key_positions is None:
-                raise ValueError("a windowed layer needs the input key_positions")
-            zero = torch.zeros(1, dtype=torch.int64)
-            keys = torch.onnx.ops.symbolic(
-                "Slice",
-                [self.key_positions, zero, self._total.to(torch.int64).reshape(1), zero + 1],
-                dtype=torch.int64,
-                # The true extent, the total length, is data; shapes inside a graph are advisory.
-                shape=self.key_positions.shape,
-                version=OPSET,
-            )
-            distance = self.positions[:, None, :, None] - keys[:, None, None, :]
             self._window_bias[window] = torch.where(
-                distance < window, 0.0, torch.finfo(torch.float32).min
+                self._distance() < window, 0.0, torch.finfo(torch.float32).min
             )
         return self._window_bias[window]
+
+    def _distance(self) -> Tensor:
+        """How many positions back each valid key lies: [batch, 1, tokens, total]."""
+        if self.key_positions is None:
+            raise ValueError("a windowed layer needs the input key_positions")
+        keys = self._valid_part(self.key_positions, 1)
+        return self.positions[:, None, :, None] - keys[:, None, None, :]
+
+    def _valid_part(self, tensor: Tensor, axis: int) -> Tensor:
+        """The first ``total`` entries along ``axis``. ``total`` is data, so the shape stated here is
+        that of the whole; shapes inside a graph are advisory, and a pass drops them."""
+        bounds = torch.zeros(1, dtype=torch.int64), self._total.to(torch.int64).reshape(1)
+        sliced: Tensor = torch.onnx.ops.symbolic(
+            "Slice",
+            [tensor, *bounds, torch.tensor([axis])],
+            dtype=tensor.dtype,
+            shape=tensor.shape,
+            version=OPSET,
+        )
+        return sliced
 
 
 def scatter_rows(past: Tensor, update: Tensor, first_slot: Tensor) -> Tensor:

@@ -20,7 +20,13 @@ class CacheStep(Protocol):
     present: dict[int, tuple[Tensor, Tensor]]
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
     ) -> Tensor:
         """Append to the cache, attend, return [batch, tokens, heads, head_dim]."""
         ...

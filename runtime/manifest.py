@@ -155,7 +155,8 @@ class FileEntry:
 class Manifest:
     """The whole of ``manifest.json``.
 
-    ``created_at`` is the only field that differs between two builds of the same inputs.
+    ``created_at`` is the only field that differs between two builds of the same inputs; ``digest``
+    is the sha256 of everything else in here, so that a changed byte is noticed.
     ``tokenizers`` and ``alignments`` are keyed by role (receiver, sharer1, ...); empty where the
     bundle takes and gives token ids only. ``eos_ids`` are all ids that end an answer, from config
     and generation_config.
@@ -174,6 +175,7 @@ class Manifest:
     golden: tuple[GoldenSpec, ...]
     tools: dict[str, str]
     files: dict[str, FileEntry]
+    digest: str = ""
 
 
 MANIFEST = TypeAdapter(Manifest)

@@ -27,9 +27,14 @@ class OrtGraph:
             self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # noqa: BLE001  onnxruntime's errors share no base class
+        except Exception as error:
             raise BundleError(
-                "", [Problem(f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", "rebuild it")]
+                "",
+                [
+                    Problem(
+                        f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", "rebuild it"
+                    )
+                ],
             ) from error
         self._ort = ort
         self.input_names = {value.name for value in self._session.get_inputs()}

@@ -1,0 +1,338 @@
+"""The way from a pair to a bundle: check, export, write down what eager computes, verify, rename.
+
+One model is in memory at a time, next to the Fuser: each Sharer is loaded, gives its part of the
+golden cases, becomes a graph and is dropped; then the Receiver.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from c2c_export.alignment import build_alignment
+from c2c_export.bundle_writer import BundleWriter, write_bundle
+from c2c_export.checkpoints import load_model
+from c2c_export.eager import Caches
+from c2c_export.export_fuser import export_fuser
+from c2c_export.export_model import export_receiver, export_sharer
+from c2c_export.fuser import FuserLayer
+from c2c_export.golden import TEXT, GoldenCase, plan_cases, receiver_expectation, sharer_expectation
+from c2c_export.lowering_ort import DIALECT
+from c2c_export.pair import PairSource
+from c2c_export.prepare import PreparedPair, prepare_pair
+from c2c_export.progress import Stages
+from c2c_export.tokenizers import export_tokenizer
+from c2c_export.tracing import ATTENTION
+from c2c_runtime import names
+from c2c_runtime.bundle import MANIFEST_NAME, dump_manifest
+from c2c_runtime.errors import VerificationError
+from c2c_runtime.manifest import (
+    SCHEMA_VERSION,
+    GoldenSpec,
+    GraphSpec,
+    Manifest,
+    TokenizerSpec,
+)
+from c2c_runtime.session import Session
+from c2c_runtime.verification import Comparison, verify
+
+PRECISION = "fp32"
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build. None: a default that fits the pair."""
+
+    alignment: Literal["auto", "none", "first", "longest"] = "auto"
+    max_seq_len: int | None = None
+    max_prompt_len: int | None = None
+    max_build_memory_bytes: int | None = None
+    verify: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """A graph's size, and what the pair did not need of the model it came from."""
+
+    role: str
+    num_parameters: int
+    num_removed: int
+    why: str
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did. ``comparisons`` is empty if it was told not to verify."""
+
+    bundle: Path
+    graphs: tuple[GraphReport, ...]
+    comparisons: tuple[Comparison, ...]
+    size_bytes: int
+    seconds: float
+    stage_seconds: dict[str, float]
+    peak_memory_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain types."""
+        return asdict(self) | {"bundle": str(self.bundle)}
+
+
+@dataclass
+class _Work:
+    """What accumulates while a bundle is written."""
+
+    writer: BundleWriter
+    graphs: list[GraphSpec] = field(default_factory=list)
+    reports: list[GraphReport] = field(default_factory=list)
+    golden: list[GoldenSpec] = field(default_factory=list)
+
+    @property
+    def graph_directory(self) -> Path:
+        return self.writer.path / "graphs" / DIALECT
+
+    def add(self, graph: GraphSpec, num_original: int, why: str) -> None:
+        self.graphs.append(graph)
+        removed = max(num_original - graph.num_parameters, 0)
+        self.reports.append(GraphReport(graph.role, graph.num_parameters, removed, why))
+
+
+def build_bundle(
+    source: PairSource, output: Path, options: BuildOptions, stages: Stages
+) -> BuildReport:
+    """Compile ``source`` into a bundle at ``output``.
+
+    Raises ``PairError`` with every problem of the pair before anything is traced, and
+    ``VerificationError`` if a graph is outside tolerance; then no bundle is left under that name.
+    """
+    started = time.perf_counter()
+    stages.num_stages = 6 + len(source.sharers)
+    with write_bundle(output, force=options.force) as writer, stages.shown():
+        with stages.stage("read and check the pair"):
+            prepared = prepare_pair(source, options)
+        _echo_roles(prepared, stages)
+        work = _Work(writer)
+        with stages.stage("write tokenizers and alignment"):
+            tokenizers, alignments, tables = _write_text_side(prepared, writer)
+        cases = plan_cases(prepared.pair, prepared.limits, _text_ids(prepared), tables)
+        sharer_caches: dict[str, list[Caches]] = {case.name: [] for case in cases}
+        for number in range(1, len(prepared.pair.sharers) + 1):
+            with stages.stage(f"export Sharer {number}"):
+                _export_sharer(prepared, number, cases, sharer_caches, work)
+        with stages.stage("export Fuser"):
+            _export_fuser(prepared, work)
+        with stages.stage("export Receiver"):
+            _export_receiver(prepared, cases, sharer_caches, work)
+        with stages.stage("hash the files"):
+            manifest = _manifest(prepared, work, tokenizers, alignments)
+            (writer.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
+        comparisons: tuple[Comparison, ...] = ()
+        if options.verify:
+            with stages.stage("verify against eager PyTorch"):
+                comparisons = verify_directory(writer.path)
+        writer.commit()
+    return BuildReport(
+        bundle=output,
+        graphs=tuple(work.reports),
+        comparisons=comparisons,
+        size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
+        seconds=time.perf_counter() - started,
+        stage_seconds=stages.seconds,
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+
+
+def verify_directory(path: Path) -> tuple[Comparison, ...]:
+    """Run the golden cases of a bundle; ``VerificationError`` names all that is outside tolerance."""
+    with Session.open(path, check_hashes=False) as session:
+        comparisons = tuple(verify(session))
+    failed = [item for item in comparisons if not item.ok]
+    if failed:
+        lines = [
+            f"  - {item.name}: max abs {item.max_abs:.3g}, max rel {item.max_rel:.3g}, "
+            f"tolerance {item.tolerance:.3g}"
+            for item in failed
+        ]
+        raise VerificationError(
+            "\n".join(["the graphs do not compute what eager PyTorch computes:", *lines]),
+            "no bundle was written; report the pair, or look at it with --no-verify",
+        )
+    return comparisons
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _echo_roles(prepared: PreparedPair, stages: Stages) -> None:
+    if stages.console is None:
+        return
+    from c2c_export.commands.inspect import describe_model
+
+    pair = prepared.pair
+    stages.console.print(
+        f"[bold]Receiver[/] {prepared.source.receiver.name}: {describe_model(pair.receiver)}"
+    )
+    for sharer, source in zip(pair.sharers, prepared.source.sharers, strict=True):
+        stages.console.print(f"[bold]Sharer[/]   {source.name}: {describe_model(sharer.dims)}")
+        gates = [gate for link in sharer.links for gate in (link.key_gate, link.value_gate)]
+        stages.console.print(
+            f"         {len(sharer.links)} layers linked, {sum(gates)} of {len(gates)} gates open, "
+            f"alignment {sharer.alignment}"
+        )  # fmt: skip
+
+
+def _write_text_side(
+    prepared: PreparedPair, writer: BundleWriter
+) -> tuple[dict[str, TokenizerSpec], dict[str, str], list[np.ndarray | None]]:
+    """Tokenizers and alignment tables; returns their entries in the manifest, and the tables."""
+    specs: dict[str, TokenizerSpec] = {}
+    for role, tokenizer in prepared.tokenizers.items():
+        relative = f"tokenizers/{role}"
+        directory = writer.path / relative
+        directory.mkdir(parents=True)
+        template = prepared.default_templates.get(role)
+        specs[role] = export_tokenizer(tokenizer, directory, relative, template)
+    alignments: dict[str, str] = {}
+    tables: list[np.ndarray | None] = []
+    for number, sharer in enumerate(prepared.pair.sharers, start=1):
+        if sharer.alignment == "none":
+            tables.append(None)
+            continue
+        role = names.sharer(number)
+        table = build_alignment(
+            prepared.tokenizers[names.RECEIVER],
+            prepared.tokenizers[role],
+            prepared.pair.receiver.vocab_size,
+            sharer.dims.vocab_size,
+            sharer.alignment,
+        )
+        alignments[role] = f"alignment/{role}.npy"
+        path = writer.path / alignments[role]
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, table)
+        tables.append(table)
+    return specs, alignments, tables
+
+
+def _text_ids(prepared: PreparedPair) -> list[int] | None:
+    tokenizer = prepared.tokenizers.get(names.RECEIVER)
+    return None if tokenizer is None else list(tokenizer.encode(TEXT, add_special_tokens=False))
+
+
+def _export_sharer(
+    prepared: PreparedPair,
+    number: int,
+    cases: Sequence[GoldenCase],
+    sharer_caches: dict[str, list[Caches]],
+    work: _Work,
+) -> None:
+    link = prepared.pair.sharers[number - 1]
+    model = load_model(prepared.source.sharers[number - 1])
+    for case in cases:
+        caches = sharer_expectation(case, number, model)
+        sharer_caches[case.name].append(caches[: link.num_cached_layers])
+    if link.num_cached_layers:
+        num_original = model.num_parameters()
+        _capture(model)
+        graph = export_sharer(
+            model, link.dims, link.num_cached_layers, names.sharer(number), work.graph_directory
+        )
+        cut = link.dims.num_layers - link.num_cached_layers
+        work.add(
+            graph,
+            num_original,
+            f"no LM head, no final norm, nothing past the keys and values of layer "
+            f"{link.num_cached_layers - 1}" + (f" ({cut} layers more)" if cut else ""),
+        )
+    del model
+    gc.collect()
+
+
+def _export_fuser(prepared: PreparedPair, work: _Work) -> None:
+    fusers: list[dict[int, FuserLayer]] = [
+        {layer: module for layer, (_, module) in fuser.items()} for fuser in prepared.fusers
+    ]
+    graph = export_fuser(prepared.pair, fusers, work.graph_directory)
+    if graph is None:
+        return
+    modules = {id(module): module for fuser in fusers for module in fuser.values()}
+    num_original = sum(p.numel() for module in modules.values() for p in module.parameters())
+    gates = [
+        gate
+        for sharer in prepared.pair.sharers
+        for link in sharer.links
+        for gate in (link.key_gate, link.value_gate)
+    ]
+    closed = gates.count(False)
+    work.add(graph, num_original, f"{closed} of {len(gates)} gates closed" if closed else "")
+
+
+def _export_receiver(
+    prepared: PreparedPair,
+    cases: Sequence[GoldenCase],
+    sharer_caches: dict[str, list[Caches]],
+    work: _Work,
+) -> None:
+    model = load_model(prepared.source.receiver)
+    directory = work.writer.path / "golden"
+    for case in cases:
+        caches = sharer_caches[case.name]
+        work.golden.append(
+            receiver_expectation(case, prepared.pair, model, prepared.fusers, caches, directory)
+        )
+    num_original = model.num_parameters()
+    _capture(model)
+    graph = export_receiver(model, prepared.pair.receiver, work.graph_directory)
+    work.add(graph, num_original, "")
+    del model
+    gc.collect()
+
+
+def _capture(model: PreTrainedModel) -> None:
+    """Route the model's attention through the cache step of the trace."""
+    model.set_attn_implementation(ATTENTION)
+
+
+def _manifest(
+    prepared: PreparedPair,
+    work: _Work,
+    tokenizers: dict[str, TokenizerSpec],
+    alignments: dict[str, str],
+) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        pair=prepared.pair,
+        limits=prepared.limits,
+        precision=PRECISION,
+        graphs=tuple(sorted(work.graphs, key=lambda graph: graph.role)),
+        engines=(),
+        tokenizers=tokenizers,
+        alignments=alignments,
+        eos_ids=prepared.eos_ids,
+        golden=tuple(work.golden),
+        tools=_tools(),
+        files=work.writer.files(),
+    )
+
+
+def _tools() -> dict[str, str]:
+    packages = ("c2c-export", "onnx", "onnxruntime", "tokenizers", "transformers")
+    return {package: importlib.metadata.version(package) for package in packages} | {
+        "torch": torch.__version__.partition("+")[0]
+    }

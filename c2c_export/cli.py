@@ -1,0 +1,103 @@
+"""The command line: parses, calls one function, turns errors into messages and exit codes.
+
+Commands load on use, so that ``run`` on a device never imports what only ``build`` needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from c2c_export import __version__
+from c2c_runtime.errors import C2CError
+
+_COMMANDS = {
+    "build": "Compile a pair into a bundle.",
+    "run": "Answer a prompt with a bundle.",
+    "verify": "Check a bundle against what eager PyTorch computed.",
+    "inspect": "Show what a bundle holds.",
+    "init-fuser": "Write a fuser checkpoint with random weights.",
+    "demo": "Build the demo pair and ask it a question.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules of ``c2c_export.commands``, imported when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the help page."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of a name, or None."""
+        if name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"c2c_export.commands.{name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 a bug of ours, 2 usage, 3 the pair, checkpoint or bundle is wrong, "
+    "4 verification failed, 5 something needed is not here.",
+)
+@click.version_option(__version__, prog_name="c2c-export")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Compile Cache-to-Cache pairs to ONNX bundles, and run them.
+
+    \b
+    Examples:
+      c2c-export build --pair demo -o demo.bundle
+      c2c-export run demo.bundle "The capital of France is" --max-new-tokens 16
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of ``c2c-export``. Exits with the code of the error that ended it, if any."""
+    args = sys.argv[1:] if args is None else args
+    sys.exit(_run(args, debug="--debug" in args))
+
+
+def _run(args: list[str], debug: bool) -> int:
+    try:
+        result = cli.main(args, prog_name="c2c-export", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; nothing was left behind", 130, debug)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left, as `head` does: no message
+        return 0
+    except C2CError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except MemoryError:
+        return _fail(
+            "not enough memory\n    -> close other programs or use a smaller pair", 5, debug
+        )
+    except Exception as error:  # noqa: BLE001  the last line of defence: whatever is left is our bug
+        hint = "this is a bug of c2c-export; run again with `c2c-export --debug ...` and report it"
+        return _fail(f"{type(error).__name__}: {error}\n    -> {hint}", 1, debug)
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"error: {message}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""One command a module; each parses its options and calls one function."""

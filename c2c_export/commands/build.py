@@ -1,0 +1,186 @@
+"""``c2c-export build``: compile a pair into a bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from c2c_export.progress import Stages
+from c2c_runtime.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from c2c_export.build import BuildReport
+    from c2c_export.pair import PairSource
+
+
+@click.command(
+    "build",
+    epilog="""\b
+Examples:
+  c2c-export build --pair demo -o demo.bundle
+  c2c-export build --pair models/qwen3+models/qwen2.5 --fuser fusers/qwen3+qwen2.5 -o pair.bundle
+  c2c-export build --receiver R --sharer S1 --fuser F1 --sharer S2 --fuser F2 -o two.bundle
+  c2c-export build --pair pair.yaml --max-seq-len 4096 --force -o pair.bundle""",
+)
+@click.option(
+    "--pair", "pair_text", help="RECEIVER+SHARER, a published name, a pair file (YAML), or demo."
+)
+@click.option("--receiver", help="Directory, hub id or GGUF file of the Receiver.")
+@click.option("--sharer", "sharers", multiple=True, help="The same for a Sharer; repeat in order.")
+@click.option(
+    "--fuser",
+    "fusers",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Fuser checkpoint; one a Sharer, in order.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write."
+)
+@click.option(
+    "--multi-sharer",
+    type=click.Choice(["sequential", "parallel"]),
+    help="How several Sharers combine. Default: the pair file's word, else sequential.",
+)
+@click.option(
+    "--alignment",
+    type=click.Choice(["auto", "none", "first", "longest"]),
+    default="auto",
+    show_default=True,
+    help="Receiver token -> Sharer token where tokenizers differ.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["ort", "tensorrt", "tensorrt-rtx"]),
+    default="ort",
+    show_default=True,
+)
+@click.option(
+    "--target", "targets", multiple=True, help="cpu, cuda or smNN; repeatable. Default: cpu."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
+    default="fp32",
+    show_default=True,
+)
+@click.option(
+    "--max-seq-len",
+    type=click.IntRange(min=16),
+    help="Capacity of the KV caches in tokens. Default: 2048, or what the models allow.",
+)
+@click.option(
+    "--max-prompt-len",
+    type=click.IntRange(min=1),
+    help="Tokens of one prefill; longer prompts go in chunks. Default: 1024.",
+)
+@click.option("--max-batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--max-build-memory",
+    type=float,
+    help="Refuse to start if the build may need more than this many GiB.",
+)
+@click.option("--no-verify", is_flag=True, help="Write the bundle without checking it.")
+@click.option("--force", is_flag=True, help="Replace the bundle at the output.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def command(
+    pair_text: str | None,
+    receiver: str | None,
+    sharers: tuple[str, ...],
+    fusers: tuple[Path, ...],
+    output: Path,
+    multi_sharer: Any,
+    alignment: Any,
+    backend: str,
+    targets: tuple[str, ...],
+    precision: str,
+    max_seq_len: int | None,
+    max_prompt_len: int | None,
+    max_batch_size: int,
+    max_build_memory: float | None,
+    no_verify: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Compile a Receiver, its Sharers and their Fusers into a bundle.
+
+    The pair is checked before anything is traced, and the result is compared with eager PyTorch
+    before it gets its name.
+    """
+    _refuse_what_is_not_built(backend, targets, precision, max_batch_size)
+    from c2c_export.build import BuildOptions, build_bundle
+
+    options = BuildOptions(
+        alignment=alignment,
+        max_seq_len=max_seq_len,
+        max_prompt_len=max_prompt_len,
+        max_build_memory_bytes=None if max_build_memory is None else int(max_build_memory * 2**30),
+        verify=not no_verify,
+        force=force,
+    )
+    source = pair_source(pair_text, receiver, sharers, fusers, multi_sharer)
+    console = Console(stderr=True)
+    report = build_bundle(source, output, options, Stages(console=console))
+    if as_json:
+        click.echo(json.dumps(report.as_json()))
+    else:
+        console.print(_report_table(report))
+        click.echo(f"{report.bundle}")
+
+
+def pair_source(
+    pair_text: str | None,
+    receiver: str | None,
+    sharers: tuple[str, ...],
+    fusers: tuple[Path, ...],
+    multi_sharer: Any,
+) -> PairSource:
+    """The pair that the options name, in one of the two ways of saying it."""
+    from c2c_export.pair import explicit_pair, parse_pair
+
+    if pair_text is not None:
+        if receiver or sharers:
+            raise UsageError(
+                "--pair and --receiver/--sharer say the same thing", "give one of them"
+            )
+        return parse_pair(pair_text, fusers=fusers, multi_sharer=multi_sharer)
+    if receiver is None or not sharers:
+        raise UsageError("no pair was given", "give --pair, or --receiver, --sharer and --fuser")
+    return explicit_pair(receiver, sharers, fusers, multi_sharer=multi_sharer or "sequential")
+
+
+def _refuse_what_is_not_built(
+    backend: str, targets: tuple[str, ...], precision: str, max_batch_size: int
+) -> None:
+    if backend != "ort" or any(target != "cpu" for target in targets):
+        raise UnavailableError(
+            f"this version builds --backend ort for --target cpu only, not {backend} "
+            f"{' '.join(targets)}",
+            "leave both options out",
+        )
+    if precision != "fp32":
+        raise UnavailableError(
+            f"this version builds --precision fp32 only, not {precision}", "leave the option out"
+        )
+    if max_batch_size != 1:
+        raise UnavailableError(
+            f"this version builds --max-batch-size 1 only, not {max_batch_size}",
+            "leave the option out",
+        )
+
+
+def _report_table(report: BuildReport) -> Table:
+    table = Table("graph", "parameters", "removed", "why")
+    for row in report.graphs:
+        table.add_row(row.role, f"{row.num_parameters:,}", f"{row.num_removed:,}", row.why)
+    table.caption = (
+        f"{report.size_bytes / 2**20:.1f} MiB in {report.seconds:.0f} s; peak memory "
+        f"{report.peak_memory_bytes / 2**30:.1f} GiB; "
+        + ("verified against eager PyTorch" if report.comparisons else "not verified")
+    )
+    return table

@@ -1,0 +1,194 @@
+"""``c2c-export run``: answer a prompt with a bundle."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from c2c_runtime.alignment import Section
+from c2c_runtime.errors import UsageError
+from c2c_runtime.generation import Answer, Generation, GenerationOptions
+from c2c_runtime.sampling import SamplingOptions
+from c2c_runtime.session import Session
+
+
+class _Ids(click.ParamType):
+    """``5,6,7``."""
+
+    name = "ids"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """Parse; a bad id is a usage error."""
+        try:
+            return [int(item) for item in str(value).split(",") if item.strip()]
+        except ValueError:
+            self.fail(f"{value!r} is no list of token ids such as 5,6,7", param, ctx)
+
+
+class _Sections(click.ParamType):
+    """``19:1,1:-1``: length and Sharer mask a section."""
+
+    name = "length:mask,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[tuple[int, int]]:
+        """Parse; a bad section is a usage error."""
+        try:
+            pairs = [item.split(":") for item in str(value).split(",")]
+            return [(int(length), int(mask)) for length, mask in pairs]
+        except ValueError:
+            self.fail(f"{value!r} is no list of sections such as 19:1,1:-1", param, ctx)
+
+
+@click.command(
+    "run",
+    epilog="""\b
+Examples:
+  c2c-export run demo.bundle "The capital of France is" --max-new-tokens 16
+  c2c-export run demo.bundle --chat messages.json --mode receiver
+  c2c-export run demo.bundle --prompt-ids 5,6,7,8 --sections 3:1,1:-1 --json""",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("prompt", required=False)
+@click.option(
+    "--chat", type=click.Path(path_type=Path), help="JSON list of {role, content}; - reads stdin."
+)
+@click.option("--prompt-ids", type=_Ids(), help="Receiver token ids, 5,6,7.")
+@click.option(
+    "--sections", type=_Sections(), help="Cut of --prompt-ids: length:mask, -1 is not fused."
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["c2c", "receiver", "sharer", "t2t"]),
+    default="c2c",
+    show_default=True,
+)
+@click.option(
+    "--max-new-tokens", type=int, help="Default: until the cache is full or an EOS id comes."
+)
+@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--top-p", type=float, default=1.0, show_default=True)
+@click.option("--top-k", type=int, default=0, show_default=True, help="0 keeps all.")
+@click.option("--repetition-penalty", type=float, default=1.0, show_default=True)
+@click.option("--seed", type=int, help="Makes sampling repeatable.")
+@click.option("--ignore-eos", is_flag=True, help="Go on past EOS ids.")
+@click.option("--thinking", is_flag=True, help="Let chat templates that can switch on thinking.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads a graph; default: ONNX Runtime's choice."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def command(
+    bundle: Path,
+    prompt: str | None,
+    chat: Path | None,
+    prompt_ids: list[int] | None,
+    sections: list[tuple[int, int]] | None,
+    mode: Any,
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    repetition_penalty: float,
+    seed: int | None,
+    ignore_eos: bool,
+    thinking: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Answer PROMPT (plain text, no chat template), a chat, or token ids.
+
+    The answer streams to stdout; everything else goes to stderr.
+    """
+    options = GenerationOptions(
+        max_new_tokens=max_new_tokens,
+        mode=mode,
+        ignore_eos=ignore_eos,
+        sampling=SamplingOptions(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        ),
+    )
+    if sum(given is not None for given in (prompt, chat, prompt_ids)) != 1:
+        raise UsageError(
+            "the prompt is missing or given twice", "give one of PROMPT, --chat, --prompt-ids"
+        )
+    if sections is not None and prompt_ids is None:
+        raise UsageError("--sections cuts token ids", "give them with --prompt-ids")
+    with Session.open(bundle, num_threads=threads) as session:
+        parts = _sections(session, prompt, chat, prompt_ids, sections, thinking)
+        answer = session.answer(parts, options)
+        if as_json:
+            click.echo(json.dumps(asdict(answer.finish())))
+        else:
+            _stream(answer)
+
+
+def _sections(
+    session: Session,
+    prompt: str | None,
+    chat: Path | None,
+    prompt_ids: list[int] | None,
+    sections: list[tuple[int, int]] | None,
+    thinking: bool,
+) -> Sequence[Section]:
+    if prompt_ids is not None:
+        return session.sections_of_ids(prompt_ids, sections)
+    if chat is not None:
+        return session.sections_of_chat(read_messages(chat), enable_thinking=thinking)
+    return session.sections_of_text(prompt or "")
+
+
+def read_messages(path: Path) -> list[dict[str, str]]:
+    """The messages of a JSON file: a list of {role, content}, or an object with such ``messages``."""
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        data = json.loads(text)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "give a JSON file") from error
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is no JSON: {error}", 'write [{"role": "user", "content": "..."}]'
+        ) from error
+    messages = data.get("messages") if isinstance(data, dict) else data
+    well_formed = isinstance(messages, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
+    )
+    if not well_formed or not messages:
+        raise UsageError(
+            f"{path} holds no list of messages with a role and a content of text",
+            'write [{"role": "user", "content": "..."}]',
+        )
+    return list(messages)
+
+
+def _stream(answer: Answer) -> None:
+    for piece in answer:
+        click.echo(piece.text, nl=False)
+        sys.stdout.flush()
+    result = answer.result
+    if result is None:
+        return
+    if result.text is None:
+        click.echo(",".join(map(str, result.token_ids)), nl=False)
+    click.echo()
+    click.echo(_summary(result), err=True)
+
+
+def _summary(result: Generation) -> str:
+    times = result.timings
+    each = times.decode_s / times.decode_steps * 1e3 if times.decode_steps else 0.0
+    return (
+        f"[{result.mode}: {result.prompt_tokens} tokens in, {len(result.token_ids)} out "
+        f"({result.finish_reason}); first token {times.first_token_s:.2f} s = Receiver prefill "
+        f"{times.receiver_prefill_s:.2f} + Sharer prefill {times.sharer_prefill_s:.2f} + fuse "
+        f"{times.fuse_s:.2f}; {each:.1f} ms a token]"
+    )

@@ -1,0 +1,54 @@
+"""``c2c-export verify``: repeat a bundle's golden cases on this machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from c2c_runtime.errors import VerificationError
+from c2c_runtime.session import Session
+from c2c_runtime.verification import Comparison, verify
+
+
+@click.command(
+    "verify",
+    epilog="""\b
+Examples:
+  c2c-export verify demo.bundle
+  c2c-export verify demo.bundle --json""",
+)
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def command(bundle: Path, as_json: bool) -> None:
+    """Compare what the graphs of BUNDLE compute here with what eager PyTorch computed at build time.
+
+    Needs no PyTorch. Exits with 4 if anything is outside its tolerance.
+    """
+    with Session.open(bundle) as session:
+        comparisons = list(verify(session))
+    failed = [comparison for comparison in comparisons if not comparison.ok]
+    if as_json:
+        rows = [asdict(comparison) | {"ok": comparison.ok} for comparison in comparisons]
+        click.echo(json.dumps({"ok": not failed, "comparisons": rows}))
+    else:
+        Console().print(comparison_table(comparisons))
+    if failed:
+        raise VerificationError(
+            f"{len(failed)} of {len(comparisons)} comparisons of {bundle} are outside tolerance",
+            "build the bundle again on this machine; if it stays, report it with `verify --json`",
+        )
+
+
+def comparison_table(comparisons: list[Comparison]) -> Table:
+    """What was compared, how far apart it was, and whether that is within tolerance."""
+    table = Table("compared", "max abs", "max rel", "tolerance", "")
+    for item in comparisons:
+        verdict = "[green]ok[/]" if item.ok else "[red]FAILED[/]"
+        cells = (f"{number:.2g}" for number in (item.max_abs, item.max_rel, item.tolerance))
+        table.add_row(item.name, *cells, verdict)
+    return table

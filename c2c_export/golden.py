@@ -1,0 +1,149 @@
+"""Golden cases: prompts that a bundle is verified on, and what eager PyTorch computes for them.
+
+``short`` stores every cache: two fused sections, the second over a cache that is not empty, an
+unfused one between them, and a last section of two tokens. ``window`` is there where a layer is
+windowed: a prompt longer than the window, of which the last tokens are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from c2c_export.eager import Caches, ReceiverChain, clean_caches
+from c2c_export.fuser import FuserLayer
+from c2c_runtime import names
+from c2c_runtime.manifest import GoldenSpec, Limits, Pair
+
+TEXT = (
+    "Two models read the same question. One of them knows more about it, the other one answers. "
+    "Instead of writing a message, the first lends the second what it understood, as keys and values "
+    "of every token that both have read. How much of that can a small network carry across? "
+)
+TOLERANCE_FP32 = 1e-4
+_MAX_WINDOW = 2048  # eager attention over a longer prompt takes minutes and gigabytes
+_MIN_MARGIN = 10  # tolerances between the best two logits, below which a greedy id is a coin toss
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """A prompt to compute. ``tail``: how many tokens of the caches are stored, None for all."""
+
+    name: str
+    receiver_ids: tuple[int, ...]
+    sharer_ids: tuple[tuple[int, ...], ...]
+    sections: tuple[tuple[int, int], ...]
+    num_greedy: int
+    tail: int | None
+
+    @property
+    def num_cached(self) -> int:
+        """Tokens before the last section: those that caches are compared on."""
+        return sum(length for length, _ in self.sections[:-1])
+
+
+def plan_cases(
+    pair: Pair,
+    limits: Limits,
+    text_ids: Sequence[int] | None,
+    tables: Sequence[np.ndarray | None],
+) -> tuple[GoldenCase, ...]:
+    """The cases for a pair. ``text_ids``: ``TEXT`` in Receiver tokens, None without a tokenizer
+    (then seeded random ids). ``tables``: the alignment of each Sharer, None for same ids."""
+    fused = (1 << len(pair.sharers)) - 1
+
+    def case(
+        name: str, sections: list[tuple[int, int]], num_greedy: int, tail: int | None
+    ) -> GoldenCase:
+        ids = _prompt(pair, text_ids, sum(length for length, _ in sections))
+        sharer_ids = tuple(
+            ids if table is None else tuple(int(table[i]) for i in ids) for table in tables
+        )
+        return GoldenCase(name, ids, sharer_ids, tuple(sections), num_greedy, tail)
+
+    num_tokens = min(30, limits.max_seq_len // 2)
+    second = (num_tokens - 5) // 2
+    cases = [
+        case(
+            "short",
+            [(num_tokens - 5 - second, fused), (3, -1), (second, fused), (2, -1)],
+            min(16, limits.max_seq_len - num_tokens),
+            None,
+        )
+    ]
+    windows = [pair.receiver.sliding_window, *(s.dims.sliding_window for s in pair.sharers)]
+    window = max((w for w in windows if w is not None and w <= _MAX_WINDOW), default=None)
+    if window is not None and window + 8 <= limits.max_seq_len:
+        num_tokens = min(window + 24, limits.max_seq_len - 4)
+        first = num_tokens // 2
+        sections = [(first, fused), (num_tokens - first - 1, fused), (1, -1)]
+        cases.append(case("window", sections, 4, 8))
+    return tuple(cases)
+
+
+def _prompt(pair: Pair, text_ids: Sequence[int] | None, num_tokens: int) -> tuple[int, ...]:
+    if text_ids:
+        return tuple(text_ids[i % len(text_ids)] for i in range(num_tokens))
+    vocab_size = min(pair.receiver.vocab_size, *(s.dims.vocab_size for s in pair.sharers))
+    return tuple(np.random.default_rng(0).integers(0, vocab_size, num_tokens).tolist())
+
+
+def sharer_expectation(case: GoldenCase, number: int, model: PreTrainedModel) -> Caches:
+    """Sharer ``number``'s caches of all sections but the last."""
+    return clean_caches(model, case.sharer_ids[number - 1][: case.num_cached])
+
+
+def receiver_expectation(
+    case: GoldenCase,
+    pair: Pair,
+    model: PreTrainedModel,
+    fusers: Sequence[dict[int, tuple[int, FuserLayer]]],
+    sharer_caches: Sequence[Caches],
+    directory: Path,
+) -> GoldenSpec:
+    """Compute the chain, write ``<name>.npz`` into ``directory`` and describe it."""
+    chain = ReceiverChain(model, fusers, pair.multi_sharer)
+    start = 0
+    for length, mask in case.sections[:-1]:
+        sections = [
+            [(key[:, :, start : start + length], value[:, :, start : start + length]) for key, value in caches]
+            for caches in sharer_caches
+        ]  # fmt: skip
+        chain.append(case.receiver_ids[start : start + length], sections, mask)
+        start += length
+    arrays = _arrays("fused", chain.caches, case.tail)
+    clean = clean_caches(model, case.receiver_ids[:start])
+    arrays |= _arrays("clean", clean, case.tail)
+    for number, caches in enumerate(sharer_caches, start=1):
+        arrays |= _arrays(names.sharer(number), caches, case.tail)
+    ids, logits = chain.greedy(case.receiver_ids[start:], case.num_greedy)
+    arrays["logits"] = logits[0].numpy()
+    directory.mkdir(parents=True, exist_ok=True)
+    np.savez(directory / f"{case.name}.npz", **arrays)
+    certain = len(ids)
+    for step, row in enumerate(logits):
+        best, next_best = row.topk(2).values.tolist()
+        if best - next_best < _MIN_MARGIN * TOLERANCE_FP32 * float(row.abs().max()):
+            certain = max(step, 1)
+            break
+    return GoldenSpec(
+        name=case.name,
+        path=f"golden/{case.name}.npz",
+        receiver_ids=case.receiver_ids,
+        sharer_ids=case.sharer_ids,
+        sections=case.sections,
+        greedy_ids=tuple(ids[:certain]),
+        tolerance=TOLERANCE_FP32,
+    )
+
+
+def _arrays(prefix: str, caches: Caches, tail: int | None) -> dict[str, np.ndarray]:
+    return {
+        f"{prefix}.{layer}.{kind}": tensor[:, :, -tail if tail else None :].contiguous().numpy()
+        for layer, pair in enumerate(caches)
+        for kind, tensor in zip(names.KINDS, pair, strict=True)
+    }

@@ -1,0 +1,144 @@
+"""Opening a bundle: the manifest is validated, every path stays inside, every file is as written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from c2c_runtime.errors import BundleError, Problem
+from c2c_runtime.manifest import MANIFEST, SCHEMA_VERSION, GraphSpec, Manifest
+
+MANIFEST_NAME = "manifest.json"
+_REBUILD = (
+    "build the bundle again with `c2c-export build`, or copy it again from where it was built"
+)
+
+
+class Bundle:
+    """A directory on disk and the manifest that describes it. Immutable."""
+
+    def __init__(self, root: Path, manifest: Manifest) -> None:
+        self.root = root
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read and check the manifest, and that every file is there with its size.
+
+        Contents are not hashed here (see ``check_hashes``). Raises ``BundleError`` with every
+        problem found.
+        """
+        root = Path(path)
+        manifest = read_manifest(root)
+        bundle = cls(root, manifest)
+        problems = list(bundle._check_files())
+        if problems:
+            raise BundleError(f"the bundle {root} cannot be used:", problems)
+        return bundle
+
+    def path_of(self, relative: str) -> Path:
+        """Absolute path of a file or folder of the bundle."""
+        return self.root / relative
+
+    def graph(self, role: str) -> GraphSpec | None:
+        """The graph of a role, or None where the pair needs none (every gate closed)."""
+        return next((graph for graph in self.manifest.graphs if graph.role == role), None)
+
+    def check_hashes(self) -> None:
+        """Read every file and compare its sha256 with the manifest's. Raises ``BundleError``."""
+        problems = [
+            Problem(f"{name} is not the file that was built (its sha256 differs)", _REBUILD)
+            for name, entry in self.manifest.files.items()
+            if sha256_of(self.path_of(name)) != entry.sha256
+        ]
+        if problems:
+            raise BundleError(f"the bundle {self.root} is damaged:", problems)
+
+    def _check_files(self) -> Iterable[Problem]:
+        root = self.root.resolve()
+        for name, entry in self.manifest.files.items():
+            path = PurePosixPath(name)
+            full = self.root / name
+            if path.is_absolute() or ".." in path.parts or not full.resolve().is_relative_to(root):
+                yield Problem(f"the manifest names {name}, which leaves the bundle", _REBUILD)
+            elif not full.is_file():
+                yield Problem(f"{name} is missing", _REBUILD)
+            elif full.stat().st_size != entry.size_bytes:
+                size = full.stat().st_size
+                yield Problem(f"{name} has {size} bytes, not {entry.size_bytes}", _REBUILD)
+        for name in _named_paths(self.manifest):
+            if name not in self.manifest.files:
+                yield Problem(f"the manifest uses {name} but does not list it as a file", _REBUILD)
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Parse and validate ``root/manifest.json``. Raises ``BundleError``."""
+    if not root.is_dir():
+        raise BundleError(
+            "", [Problem(f"{root}: no such directory", "give the directory of a bundle")]
+        )
+    path = root / MANIFEST_NAME
+    if not path.is_file():
+        raise BundleError(
+            "", [Problem(f"{root} is no bundle: it holds no {MANIFEST_NAME}", "give the directory "
+                         "that `c2c-export build -o` wrote")]
+        )  # fmt: skip
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        version = data["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError("", [Problem(f"{path} is damaged: {error!r}", _REBUILD)]) from error
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            "",
+            [
+                Problem(
+                    f"{path} has schema version {version}; this runtime reads version {SCHEMA_VERSION}",
+                    "upgrade c2c-export to read it, or build the bundle again with this version",
+                )
+            ],
+        )
+    try:
+        manifest = MANIFEST.validate_python(data)
+    except ValidationError as error:
+        problems = [
+            Problem(f"{'.'.join(map(str, item['loc']))}: {item['msg']}", _REBUILD)
+            for item in error.errors()
+        ]
+        raise BundleError(f"{path} is damaged:", problems) from error
+    if manifest.digest != digest_of(manifest):
+        raise BundleError(
+            "", [Problem(f"{path} was changed after the build (its digest differs)", _REBUILD)]
+        )
+    return manifest
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of ``manifest.json``, with its digest filled in."""
+    signed = replace(manifest, digest=digest_of(manifest))
+    return MANIFEST.dump_json(signed, indent=1) + b"\n"
+
+
+def digest_of(manifest: Manifest) -> str:
+    """sha256 over everything the manifest says but ``created_at`` and the digest itself."""
+    unsigned = replace(manifest, digest="", created_at="")
+    return hashlib.sha256(MANIFEST.dump_json(unsigned)).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _named_paths(manifest: Manifest) -> Iterable[str]:
+    yield from (graph.path for graph in manifest.graphs)
+    yield from (engine.path for engine in manifest.engines)
+    yield from (f"{tokenizer.path}/tokenizer.json" for tokenizer in manifest.tokenizers.values())
+    yield from manifest.alignments.values()
+    yield from (case.path for case in manifest.golden)

@@ -1,0 +1,253 @@
+"""Chat templates: messages -> prompt text, rendered as transformers renders them.
+
+A template comes with a checkpoint, so it is untrusted code: it runs in jinja2's immutable sandbox
+and sees plain data only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from c2c_runtime.errors import BundleError, Problem, UsageError
+
+Message = Mapping[str, Any]
+
+_GEMMA_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role'])"
+    " + '\\n' + message['content'] + '<end_of_turn>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+_NEUTRAL_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ message['role'] + ': ' + message['content'] + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+_REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+
+# What a template's own expressions raise when they meet messages they were not written for.
+_EXPRESSION_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+
+def default_chat_template(architecture: str) -> str:
+    """The template of a model that has none of its own, by transformers' ``model_type``.
+
+    Gemma: its published turn format, the assistant called ``model``. Any other architecture: one
+    line ``role: content`` a message after the BOS token (where there is one), and ``assistant:``
+    as generation prompt.
+    """
+    return _GEMMA_TEMPLATE if architecture.startswith("gemma") else _NEUTRAL_TEMPLATE
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    ``special_tokens`` are the variables ``bos_token``, ``eos_token``, ... of the tokenizer;
+    ``origin`` names the file in error messages.
+
+    Raises ``BundleError`` if the template does not parse.
+    """
+
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str], origin: str = "chat template"
+    ) -> None:
+        self.source = source
+        self._special_tokens = dict(special_tokens)
+        self._origin = origin
+        try:
+            self._template = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise BundleError(
+                "",
+                [
+                    Problem(
+                        f"{origin}, line {error.lineno}, is not a Jinja template that this runtime "
+                        f"understands: {error.message}",
+                        "mend the chat template of the checkpoint and build the bundle again",
+                    )
+                ],
+            ) from error
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The prompt text of ``messages``, each a mapping with ``role`` and ``content``.
+
+        ``variables`` (``enable_thinking``, ``tools``, ...) are visible to the template and win
+        over special tokens of the same name.
+
+        Raises ``UsageError`` if the template refuses the messages or cannot render them, and
+        ``BundleError`` if it tries to leave the sandbox.
+        """
+        chat = _checked(messages)
+        visible = {"tools": None, "documents": None, **self._special_tokens, **_plain(variables)}
+        try:
+            return self._template.render(
+                messages=chat, add_generation_prompt=add_generation_prompt, **visible
+            )
+        except _RefusedByTemplate as error:
+            raise UsageError(
+                f"the chat template refuses these messages: {error.message}",
+                "change the order, the roles or the content of the messages",
+            ) from error
+        except SecurityError as error:
+            raise BundleError(
+                "",
+                [
+                    Problem(
+                        f"{self._origin} does what a chat template may not do: {error}",
+                        "do not use this bundle unless you trust where its template comes from",
+                    )
+                ],
+            ) from error
+        except (jinja2.TemplateError, *_EXPRESSION_ERRORS) as error:
+            raise UsageError(
+                f"the chat template cannot render these messages: {error}",
+                "give every message the fields that the template reads, 'role' and 'content' "
+                "at least, as text",
+            ) from error
+
+
+class _RefusedByTemplate(jinja2.TemplateError):
+    """The template called ``raise_exception``."""
+
+
+class _GenerationTag(Extension):
+    """``{% generation %}...{% endgeneration %}`` marks what a trainer learns from: only its body
+    is rendered."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it as an instance variable
+
+    def parse(self, parser: Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        # A macro call, as in transformers: what the body sets does not leave it.
+        call = self.call_method("_render_body")
+        return jinja2.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _render_body(self, caller: Any) -> Any:
+        return caller()
+
+
+class _TemplateDict:
+    """``dict`` as a template may use it: no attributes beyond these two."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
+
+
+class _TemplateNamespace(Namespace):
+    """``namespace(...)`` that holds no name with a leading underscore."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        # ``self`` stays in ``args`` so that a template can store a variable of that name.
+        attributes = dict(*args[1:], **kwargs)
+        for name in attributes:
+            _refuse_underscore(name)
+        Namespace.__init__(args[0], attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_underscore(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_underscore(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace may not store {name!r}")
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["dict"] = _TemplateDict()
+    environment.globals["namespace"] = _TemplateNamespace
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """``tojson`` without jinja2's HTML escapes."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise _RefusedByTemplate(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Plain copies of the messages, without fields that are None, reasoning under every name that
+    templates read it by."""
+    if not messages:
+        raise UsageError("the chat has no messages", "give at least one message")
+    chat: list[dict[str, Any]] = []
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise UsageError(
+                f"message {index} is {type(message).__name__}, not a mapping",
+                'write each message as {"role": ..., "content": ...}',
+            )
+        if not isinstance(message.get("role"), str):
+            raise UsageError(
+                f"message {index} has no role", "give it a role: system, user or assistant"
+            )
+        plain = {key: value for key, value in _plain(message).items() if value is not None}
+        reasoning = next((plain[name] for name in _REASONING_FIELDS if name in plain), None)
+        if reasoning is not None:
+            plain = {"thinking": reasoning, **plain, "reasoning_content": reasoning}
+        chat.append(plain)
+    return chat
+
+
+def _plain(value: Any) -> Any:
+    """``value`` rebuilt from JSON types, so that a template meets no method of ours; anything else
+    becomes a placeholder that names its type."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value) if type(value) is not kind else value
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)([_plain(item) for item in value])
+    return f"<{type(value).__name__}>"

@@ -1,0 +1,147 @@
+"""A session: one bundle's weights, loaded once and shared by its conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from c2c_runtime import names
+from c2c_runtime.alignment import Section, load_alignment, sections_from_chat, sections_from_ids
+from c2c_runtime.bundle import Bundle
+from c2c_runtime.conversation import Conversation
+from c2c_runtime.errors import BundleError, C2CError, UsageError
+from c2c_runtime.generation import Answer, GenerationOptions, Piece
+from c2c_runtime.ort_backend import OrtGraph
+from c2c_runtime.tokenizer import Tokenizer
+
+
+class Session:
+    """An open bundle. Use as a context manager, or call ``close``.
+
+    Graphs load on first use, so a session that answers with the Receiver alone never loads a Sharer.
+    """
+
+    def __init__(self, bundle: Bundle, num_threads: int | None = None) -> None:
+        self.bundle = bundle
+        self._num_threads = num_threads
+        self._graphs: dict[str, OrtGraph] = {}
+        manifest = bundle.manifest
+        self._tokenizers = {
+            role: Tokenizer.load(bundle.path_of(spec.path), spec)
+            for role, spec in manifest.tokenizers.items()
+        }
+        self._alignments: list[np.ndarray | None] = [
+            load_alignment(bundle.path_of(manifest.alignments[role]))
+            if (role := names.sharer(number)) in manifest.alignments
+            else None
+            for number in range(1, len(manifest.pair.sharers) + 1)
+        ]
+
+    @classmethod
+    def open(
+        cls, path: str | Path, *, num_threads: int | None = None, check_hashes: bool = True
+    ) -> Session:
+        """Open the bundle at ``path`` and load the Receiver.
+
+        Every file is hashed while the Receiver loads; ``check_hashes=False`` trusts the disk.
+        Raises ``BundleError`` with every problem found.
+        """
+        bundle = Bundle.open(path)
+        if not check_hashes:
+            session = cls(bundle, num_threads)
+            session.graph(names.RECEIVER)
+            return session
+        with ThreadPoolExecutor(1, thread_name_prefix="c2c-hash") as pool:
+            hashes = pool.submit(bundle.check_hashes)
+            try:
+                session = cls(bundle, num_threads)
+                session.graph(names.RECEIVER)
+            except C2CError:
+                hashes.result()  # a damaged file explains a failed load better than the load does
+                raise
+            hashes.result()
+        return session
+
+    def graph(self, role: str) -> OrtGraph:
+        """The loaded graph of a role; loads it on first use."""
+        if role not in self._graphs:
+            spec = self.bundle.graph(role)
+            if spec is None:
+                raise BundleError(f"the bundle {self.bundle.root} holds no graph {role}")
+            self._graphs[role] = OrtGraph(self.bundle.path_of(spec.path), self._num_threads)
+        return self._graphs[role]
+
+    def conversation(self) -> Conversation:
+        """A new conversation with caches of its own."""
+        return Conversation(self)
+
+    def tokenizer(self, role: str = names.RECEIVER) -> Tokenizer:
+        """The tokenizer of a role. ``UsageError`` where the bundle was built without tokenizers."""
+        if role not in self._tokenizers:
+            raise UsageError(
+                f"this bundle holds no tokenizer for {role}: its checkpoint had none",
+                "give token ids (--prompt-ids on the command line)",
+            )
+        return self._tokenizers[role]
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the Receiver's text can be read and written, not only its token ids."""
+        return names.RECEIVER in self._tokenizers
+
+    def sections_of_ids(
+        self, ids: Sequence[int], sections: Sequence[tuple[int, int]] | None = None
+    ) -> list[Section]:
+        """Sections of Receiver ids: (length, Sharer mask) each, or all tokens but the last fused."""
+        return sections_from_ids(ids, self._alignments, sections)
+
+    def sections_of_text(self, text: str) -> list[Section]:
+        """Sections of a plain prompt: all tokens but the last fused."""
+        return self.sections_of_ids(self.tokenizer().encode(text))
+
+    def sections_of_chat(
+        self, messages: Sequence[dict[str, str]], *, enable_thinking: bool = False
+    ) -> list[Section]:
+        """Sections of a chat: message content fused, template tokens not."""
+        sharers = [
+            self.tokenizer(names.sharer(number)) for number in range(1, len(self._alignments) + 1)
+        ]
+        return sections_from_chat(
+            messages, self.tokenizer(), sharers, self._alignments, enable_thinking=enable_thinking
+        )
+
+    def answer(
+        self,
+        sections: Sequence[Section],
+        options: GenerationOptions | None = None,
+        conversation: Conversation | None = None,
+    ) -> Answer:
+        """Answer a prompt; iterate over the result for pieces, or call its ``finish``.
+
+        Without ``conversation`` a new one is made. Nothing runs before the first piece is asked for.
+        """
+        return Answer(self, conversation, tuple(sections), options or GenerationOptions())
+
+    def chat(self, messages: Sequence[dict[str, str]], **options: Any) -> Iterator[Piece]:
+        """Stream the answer to a chat. Options are those of ``GenerationOptions``."""
+        return iter(self.answer(self.sections_of_chat(messages), GenerationOptions(**options)))
+
+    def close(self) -> None:
+        """Release the graphs."""
+        self._graphs.clear()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

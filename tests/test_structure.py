@@ -1,0 +1,267 @@
+"""The structure that docs/architecture.md promises: who imports whom, what a wheel holds, file sizes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {"c2c_export": "c2c_export", "c2c_engines": "engines", "c2c_runtime": "runtime"}
+MAX_LINES = 400
+
+# What each package may import of the others: the arrow c2c_export -> c2c_engines -> c2c_runtime.
+ALLOWED_PACKAGES = {
+    "c2c_export": {"c2c_export", "c2c_engines", "c2c_runtime"},
+    "c2c_engines": {"c2c_engines", "c2c_runtime"},
+    "c2c_runtime": {"c2c_runtime"},
+}
+# Third parties: at the top of a file, and besides these only inside functions.
+ALLOWED_AT_TOP = {
+    "c2c_runtime": {"numpy", "onnxruntime", "tokenizers", "jinja2", "pydantic"},
+    "c2c_engines": {"numpy", "pydantic"},
+}
+ALLOWED_IN_FUNCTIONS = {
+    "c2c_runtime": {"cuda", "tensorrt", "tensorrt_rtx"},
+    "c2c_engines": {"onnx", "polygraphy", "tensorrt", "tensorrt_rtx", "onnxruntime", "cuda"},
+}
+COMPILER_ONLY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript")
+
+# Split, so that this file does not hold what it looks for.
+MACHINE_TRACES = [
+    r"(?<![\w./-])/" + "(?:wo" + r"rk|ro" + r"ot)/",
+    "files.python" + "hosted",
+    "pypi" + r"\.org",
+    "download.py" + "torch",
+    "registry.npm" + "js",
+    "deb.deb" + "ian",
+]
+
+
+def source_files(package: str) -> list[Path]:
+    return sorted((ROOT / FOLDERS[package]).rglob("*.py"))
+
+
+def all_sources() -> list[Path]:
+    return [path for package in FOLDERS for path in source_files(package)]
+
+
+def imported_names(path: Path) -> Iterator[tuple[str, bool, int]]:
+    """Top-level name of every absolute import, whether it is inside a function, and its line."""
+
+    def visit(node: ast.AST, in_function: bool) -> Iterator[tuple[str, bool, int]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield alias.name.partition(".")[0], in_function, child.lineno
+            elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
+                yield child.module.partition(".")[0], in_function, child.lineno
+            is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from visit(child, in_function or is_function)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8"), str(path)), False)
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_imports_follow_the_arrow(package):
+    assert source_files(package)
+    against = [
+        f"{where(path, line)} imports {name}"
+        for path in source_files(package)
+        for name, _, line in imported_names(path)
+        # "engines" and "runtime" are folder names; importing them would load a second copy.
+        if name in {*FOLDERS, "engines", "runtime"} - ALLOWED_PACKAGES[package]
+    ]
+    assert against == []
+
+
+@pytest.mark.parametrize("package", ALLOWED_AT_TOP)
+def test_third_party_imports_are_the_allowed_ones(package):
+    at_top = ALLOWED_AT_TOP[package] | ALLOWED_PACKAGES[package] | sys.stdlib_module_names
+    in_functions = at_top | ALLOWED_IN_FUNCTIONS[package]
+    against = [
+        f"{where(path, line)} imports {name}" + ("" if in_function else " at the top")
+        for path in source_files(package)
+        for name, in_function, line in imported_names(path)
+        if name not in (in_functions if in_function else at_top)
+    ]
+    assert against == []
+
+
+BLOCK_COMPILER = f"""
+import importlib, importlib.abc, pkgutil, sys
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {COMPILER_ONLY!r}:
+            raise ImportError(f"{{name}} is needed to compile, never to run")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_without_compiler(script: str) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` in a fresh interpreter in which torch, transformers and onnx do not import."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK_COMPILER + script],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_blocker_blocks():
+    result = run_without_compiler("import torch")
+    assert result.returncode != 0
+    assert "needed to compile, never to run" in result.stderr
+
+
+def test_every_runtime_module_imports_without_the_compiler():
+    result = run_without_compiler(
+        """
+import c2c_runtime
+for found in pkgutil.walk_packages(c2c_runtime.__path__, "c2c_runtime."):
+    print(importlib.import_module(found.name).__name__)
+"""
+    )
+    assert result.returncode == 0, result.stderr
+    expected = {
+        ".".join(("c2c_runtime", *path.relative_to(ROOT / "runtime").with_suffix("").parts))
+        for path in source_files("c2c_runtime")
+        if path.name not in {"__init__.py", "__main__.py"}
+    }
+    assert expected <= set(result.stdout.split())
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["verify"], ["inspect"]], ids=" ".join)
+def test_commands_of_a_device_need_no_compiler(command):
+    """``run``, ``verify`` and ``inspect`` work where only the runtime is installed."""
+    modules = ["c2c_export.cli", *(f"c2c_export.commands.{name}" for name in command)]
+    result = run_without_compiler(
+        f"""
+for name in {modules!r}:
+    importlib.import_module(name)
+sys.argv = ["c2c-export", *{command!r}, "--help"]
+sys.exit(sys.modules["c2c_export.cli"].main())
+"""
+    )
+    assert result.returncode == 0, result.stderr
+    assert "--help" in result.stdout
+
+
+def test_packages_on_disk_are_the_packages_listed():
+    listed = set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    )
+    on_disk = {
+        ".".join((package, *path.parent.relative_to(ROOT / folder).parts))
+        for package, folder in FOLDERS.items()
+        for path in source_files(package)
+    }
+    assert on_disk == listed
+
+
+def test_every_package_has_an_init():
+    missing = {
+        str(path.parent.relative_to(ROOT))
+        for path in all_sources()
+        if not (path.parent / "__init__.py").exists()
+    }
+    assert missing == set()
+
+
+def test_wheel_holds_every_source_under_its_import_name(tmp_path):
+    # A copy, so that neither build/ appears in the tree nor an old build/ leaks into the wheel.
+    tree = tmp_path / "tree"
+    for folder in FOLDERS.values():
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    pip_wheel = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation"]
+    built = subprocess.run(
+        [*pip_wheel, "--no-index", "--wheel-dir", str(tmp_path / "wheel")],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = [name for name in archive.namelist() if ".dist-info/" not in name]
+        metadata = [name for name in archive.namelist() if ".dist-info/" in name]
+    expected = [
+        f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+        for package, folder in FOLDERS.items()
+        for path in source_files(package)
+    ]
+    assert sorted(name for name in held if name.endswith(".py")) == sorted(expected)
+    assert {name.partition("/")[0] for name in held} == set(FOLDERS)
+    assert any(name.endswith("licenses/LICENSE") for name in metadata)
+
+
+def test_no_source_file_is_too_long():
+    too_long = {
+        str(path.relative_to(ROOT)): count
+        for path in all_sources()
+        if (count := len(path.read_text(encoding="utf-8").splitlines())) > MAX_LINES
+    }
+    assert too_long == {}
+
+
+def test_no_file_is_named_utils():
+    assert [str(path.relative_to(ROOT)) for path in all_sources() if path.stem == "utils"] == []
+
+
+def project_files() -> list[Path]:
+    """Files that are or would be committed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listed.returncode:  # not a git checkout: an unpacked archive
+        return [
+            path
+            for path in ROOT.rglob("*")
+            if path.is_file()
+            and not any(
+                part in {".venv", "build", "dist", "__pycache__"}
+                or part.endswith((".egg-info", "_cache"))
+                for part in path.relative_to(ROOT).parts
+            )
+        ]
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_traces_of_a_machine_in_the_project():
+    pattern = re.compile("|".join(MACHINE_TRACES))
+    found = []
+    for path in project_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # not a text file
+        found += [
+            f"{where(path, number)}: {match.group()}"
+            for number, line in enumerate(text.splitlines(), 1)
+            if (match := pattern.search(line))
+        ]
+    assert found == []
