@@ -83,6 +83,15 @@ def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bo
     return _cutting_parts(first) == _cutting_parts(second)
 
 
+def same_ids(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    """Whether no id stands for different tokens on the two sides, so that ids can be shared.
+
+    One side may know more tokens than the other, as Qwen3 does next to Qwen2.5.
+    """
+    first, second = ({id: text for text, id in t.get_vocab().items()} for t in (a, b))
+    return all(first[id] == second[id] for id in first.keys() & second.keys())
+
+
 def _cutting_parts(backend: tokenizers.Tokenizer) -> list[Any]:
     content = json.loads(backend.to_str())
     return [content[part] for part in _CUTTING_PARTS]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from c2c_export.fuser import FuserLayer
 from c2c_export.golden import TEXT, GoldenCase, plan_cases, receiver_expectation, sharer_expectation
 from c2c_export.lowering_ort import DIALECT
 from c2c_export.pair import PairSource
+from c2c_export.preflight import Alignment
 from c2c_export.prepare import PreparedPair, prepare_pair
 from c2c_export.progress import Stages
 from c2c_export.tokenizers import export_tokenizer
@@ -55,7 +56,7 @@ PRECISION = "fp32"
 class BuildOptions:
     """How to build. None: a default that fits the pair."""
 
-    alignment: Literal["auto", "none", "first", "longest"] = "auto"
+    alignment: Alignment = "auto"
     max_seq_len: int | None = None
     max_prompt_len: int | None = None
     max_build_memory_bytes: int | None = None
@@ -121,7 +122,9 @@ def build_bundle(
     stages.num_stages = 6 + len(source.sharers)
     with write_bundle(output, force=options.force) as writer, stages.shown():
         with stages.stage("read and check the pair"):
-            prepared = prepare_pair(source, options)
+            prepared = prepare_pair(
+                source, options.alignment, options.max_seq_len, options.max_prompt_len
+            )
         _echo_roles(prepared, stages)
         work = _Work(writer)
         with stages.stage("write tokenizers and alignment"):

@@ -95,10 +95,28 @@ class FuserLayer(nn.Module):
         """Whether values are fused at all. False: ``fuse_value`` gives back what it got."""
         return self._gates["value"]
 
+    @property
+    def writes(self) -> frozenset[Kind]:
+        """The kinds of cache that this layer changes: those whose gate is open."""
+        return frozenset(kind for kind in KINDS if self._gates[kind])
+
+    @property
+    def reads(self) -> frozenset[Kind]:
+        """The kinds of cache, of both models, that it takes to compute ``writes``."""
+        return self.writes
+
     def forward(
-        self, sharer_key: Tensor, sharer_value: Tensor, receiver_key: Tensor, receiver_value: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Fused key and value of one section, each [batch, kv_heads, tokens, head_dim]."""
+        self,
+        sharer_key: Tensor | None,
+        sharer_value: Tensor | None,
+        receiver_key: Tensor | None,
+        receiver_value: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Fused key and value of one section, each [batch, kv_heads, tokens, head_dim].
+
+        A kind that is not in ``reads`` may be None; one that is not in ``writes`` comes back as it
+        was given.
+        """
         return (
             self.fuse_key(sharer_key, receiver_key),
             self.fuse_value(sharer_value, receiver_value),

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 class Stages:
     """A known number of stages of one piece of work. ``console`` None: silent."""
 
-    num_stages: int
+    num_stages: int = 0
     console: Console | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     _progress: Progress | None = None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from c2c_runtime.errors import PairError, Problem, UnavailableError
+from c2c_export.gguf_header import read_gguf_tensors
+from c2c_runtime.errors import PairError, Problem
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -77,25 +77,17 @@ def _weight_files(directory: Path) -> list[Path]:
     )
 
 
-@lru_cache(maxsize=8)
-def gguf_headers(path: Path) -> Mapping[str, WeightHeader]:
+def gguf_headers(path: Path) -> dict[str, WeightHeader]:
     """Every weight of a GGUF file; quantised ones count as float32, which they are loaded as.
 
-    Raises PairError for a damaged file, UnavailableError without the package gguf.
+    Raises PairError for a damaged file.
     """
     try:
-        from gguf import GGUFReader
-    except ImportError as error:
-        raise UnavailableError("the package gguf is not installed", "pip install gguf") from error
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, OSError) as error:
+        tensors = read_gguf_tensors(path)
+    except (ValueError, OSError) as error:
         problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
         raise PairError("", [problem]) from error
     return {
-        tensor.name: WeightHeader(
-            tuple(int(size) for size in reversed(tensor.shape)),  # GGUF: fastest dimension first
-            _FLOATS.get(tensor.tensor_type.name, "float32"),
-        )
-        for tensor in reader.tensors
+        name: WeightHeader(tensor.shape, tensor.dtype or "float32")
+        for name, tensor in tensors.items()
     }

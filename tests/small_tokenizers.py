@@ -128,4 +128,6 @@ def exported(
     tokenizer: PreTrainedTokenizerFast, directory: Path, template: str | None = None
 ) -> Tokenizer:
     """The tokenizer as a bundle holds it, with ``template`` as its chat template."""
-    return Tokenizer.load(directory, export_tokenizer(tokenizer, directory, "tokenizers/x", template))
+    return Tokenizer.load(
+        directory, export_tokenizer(tokenizer, directory, "tokenizers/x", template)
+    )

@@ -38,7 +38,7 @@ def golden(request, tmp_path_factory):
         multi_sharer=case["multi_sharer_mode"],
     )
     bundle = tmp_path_factory.mktemp(request.param) / "bundle"
-    build_bundle(source, bundle, BuildOptions(max_seq_len=256), Stages(0))
+    build_bundle(source, bundle, BuildOptions(max_seq_len=256), Stages())
     return folder, case, bundle
 
 

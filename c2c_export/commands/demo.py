@@ -74,7 +74,7 @@ def _open_or_build(output: Path, console: Console) -> Session:
     from c2c_export.build import BuildOptions, build_bundle
     from c2c_export.pair import parse_pair
 
-    build_bundle(parse_pair("demo"), output, BuildOptions(force=True), Stages(0, console))
+    build_bundle(parse_pair("demo"), output, BuildOptions(force=True), Stages(console=console))
     return Session.open(output)
 
 

@@ -125,13 +125,14 @@ def test_ids_are_checked_against_the_vocabulary_where_no_table_is():
 
 def align(messages, tmp_path, receiver_template, *sharer_templates, table=True, **options):
     """Sections of a chat for a ChatML Receiver and Sharers with BOS; the tokenizers with them."""
+    gemma_like = byte_fallback(strips_first_space=False)
     receiver = exported(byte_level(), tmp_path / "receiver", receiver_template)
     sharers = [
-        exported(byte_fallback(), tmp_path / f"sharer{number}", template)
+        exported(gemma_like, tmp_path / f"sharer{number}", template)
         for number, template in enumerate(sharer_templates, 1)
     ]
     own = build_alignment(
-        byte_level(), byte_fallback(), receiver.vocab_size, sharers[0].vocab_size, "longest"
+        byte_level(), gemma_like, receiver.vocab_size, sharers[0].vocab_size, "longest"
     )
     tables = [own if table else None] * len(sharers)
     sections = sections_from_chat(messages, receiver, sharers, tables, **options)
@@ -226,11 +227,9 @@ def test_trimmed_contents_are_found(tmp_path):
     assert "words" not in template_text(sections, sharer, 0)
 
 
-@pytest.mark.parametrize("empty", ["", "  \n", None])
+@pytest.mark.parametrize("empty", ["", "  \n"])
 def test_a_message_that_says_nothing_is_no_section(empty, tmp_path):
-    messages = [{"role": "user", "content": "hi"}, {"role": "user", "content": empty or ""}]
-    if empty is None:
-        messages[1] = {"role": "user", "content": ""}
+    messages = [{"role": "user", "content": "hi"}, {"role": "user", "content": empty}]
     sections, receiver, _ = align(messages, tmp_path, LLAMA3, LLAMA3)
     assert fused_texts(sections, receiver) == ["hi"]
 
@@ -272,9 +271,7 @@ def test_reasoning_that_a_template_drops_is_not_searched_for(tmp_path):
 
 def test_a_chat_that_ends_with_a_message_keeps_its_last_token_unfused(tmp_path):
     bare = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
-    sections, receiver, _ = align(
-        CHAT[1:2], tmp_path, bare, GEMMA, add_generation_prompt=False
-    )
+    sections, receiver, _ = align(CHAT[1:2], tmp_path, bare, GEMMA, add_generation_prompt=False)
     assert [section.mask for section in sections] == [UNFUSED, 1, UNFUSED]
     assert len(sections[-1].receiver_ids) == 1
     content = sections[1].receiver_ids + sections[2].receiver_ids
@@ -294,7 +291,7 @@ def test_contents_side_by_side_are_two_sections(tmp_path):
     assert "".join(fused_texts(sections, receiver)).strip("[]") == "onetwo"
 
 
-def test_a_long_chat_is_cut_in_no_time(tmp_path):
+def test_a_chat_of_many_messages_is_cut(tmp_path):
     messages = [
         {"role": ["user", "assistant"][index % 2], "content": f"hello there {index % 7}"}
         for index in range(2000)
