@@ -67,7 +67,7 @@ def build_alignment(
             text = source.decode([id], skip_special_tokens=False)
             special = _special_counterpart(id, text, receiver, sharer, target)
             table[id] = fallback if special is None else special
-    table[(table < 0) | (table >= sharer_vocab_size)] = fallback
+    table[table >= sharer_vocab_size] = fallback
     return table.astype(np.int32)
 
 

@@ -27,7 +27,6 @@ class Architecture:
 
     model_type: str
     windows: Windows
-    gguf_name: str  # general.architecture of a GGUF file
     key_projection: str = "model.layers.{layer}.self_attn.k_proj.weight"
     gguf_key_projection: str = "blk.{layer}.attn_k.weight"
 
@@ -44,11 +43,11 @@ class Architecture:
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.model_type: architecture
     for architecture in (
-        Architecture("llama", windows="none", gguf_name="llama"),
-        Architecture("mistral", windows="all", gguf_name="mistral"),
-        Architecture("qwen2", windows="layer_types", gguf_name="qwen2"),
-        Architecture("qwen3", windows="layer_types", gguf_name="qwen3"),
-        Architecture("gemma3_text", windows="layer_types", gguf_name="gemma3"),
+        Architecture("llama", windows="none"),
+        Architecture("mistral", windows="all"),
+        Architecture("qwen2", windows="layer_types"),
+        Architecture("qwen3", windows="layer_types"),
+        Architecture("gemma3_text", windows="layer_types"),
     )
 }
 
@@ -59,7 +58,8 @@ _CHUNKED = "its attention is chunked"
 _SINKS = "its attention has sinks"
 _HEAD_SIZES = "its layers have differing head sizes"
 _SOFTCAP = "its attention logits are soft-capped"
-_BLOCKS = "its attention module or decoder block is not one that has been checked"
+_SHARED = "its last layers share the KV caches of earlier ones"
+_PACKED = "its query, key and value projections are one weight"
 
 # Known by name, so that the reason is named. A model type in neither table is simply not checked.
 UNSUPPORTED: dict[str, str] = {
@@ -102,9 +102,9 @@ UNSUPPORTED: dict[str, str] = {
     "qwen3_5": _STATE_SPACE,
     "qwen3_5_text": _STATE_SPACE,
     "gemma2": _SOFTCAP,
-    "gemma3n": _HEAD_SIZES,
+    "gemma3n_text": _SHARED,
     "gemma4_text": _HEAD_SIZES,
-    "phi3": _BLOCKS,
+    "phi3": _PACKED,
 }
 
 # Rope types whose tables depend on the length of the sequence at hand: a graph holds one table.

@@ -247,8 +247,7 @@ def _export_sharer(
     link = prepared.pair.sharers[number - 1]
     model = load_model(prepared.source.sharers[number - 1])
     for case in cases:
-        caches = sharer_expectation(case, number, model)
-        sharer_caches[case.name].append(caches[: link.num_cached_layers])
+        sharer_caches[case.name].append(sharer_expectation(case, number, model))
     if link.num_cached_layers:
         num_original = model.num_parameters()
         _capture(model)

@@ -7,12 +7,14 @@ with a checkpoint is never run.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,8 +88,22 @@ def read_config(source: ModelSource) -> Any:
                 "transformers does not know",
                 f"use one of {', '.join(ARCHITECTURES)}",
             )
+        return _parse_config(source)
+    path = source.directory / source.gguf_file
+    gguf_headers(path)  # says what is wrong with a damaged file
+    # Parsing a GGUF vocabulary takes seconds, so it is done once; a config can be changed, so copy.
+    modified_ns = path.stat().st_mtime_ns
+    return copy.deepcopy(_parse_gguf_config(source, modified_ns))
+
+
+@lru_cache(maxsize=8)
+def _parse_gguf_config(source: ModelSource, modified_ns: int) -> Any:
+    return _parse_config(source)
+
+
+def _parse_config(source: ModelSource) -> Any:
     try:
-        with _quiet():
+        with _quiet(source):
             return AutoConfig.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,
@@ -96,9 +112,10 @@ def read_config(source: ModelSource) -> Any:
             )
     except ImportError as error:
         raise _missing_package(error) from error
-    except (ValueError, KeyError, OSError, StrictDataclassError) as error:
+    except (ValueError, KeyError, IndexError, OSError, StrictDataclassError) as error:
         detail = " ".join(str(error).split())
-        raise _wrong(f"the config of {source} is refused: {detail}", "correct it") from error
+        remedy = "correct it, or download the checkpoint again"
+        raise _wrong(f"the config of {source} is refused: {detail}", remedy) from error
 
 
 def model_dims(config: Any, source: ModelSource) -> ModelDims:
@@ -145,12 +162,11 @@ def model_dims(config: Any, source: ModelSource) -> ModelDims:
 def _key_projections(config: Any, source: ModelSource) -> list[WeightHeader]:
     architecture = ARCHITECTURES[config.model_type]
     if source.gguf_file is not None:
-        headers, pattern = (
-            gguf_headers(source.directory / source.gguf_file),
-            architecture.gguf_key_projection,
-        )
+        headers = gguf_headers(source.directory / source.gguf_file)
+        pattern = architecture.gguf_key_projection
     else:
-        headers, pattern = safetensors_headers(source.directory), architecture.key_projection
+        headers = safetensors_headers(source.directory)
+        pattern = architecture.key_projection
     names = [pattern.format(layer=layer) for layer in range(config.num_hidden_layers)]
     missing = [name for name in names if name not in headers]
     if missing or not names:
@@ -173,13 +189,14 @@ def load_model(
     missing, superfluous, of the wrong shape, or not finite.
     """
     try:
-        with _quiet():
+        with _quiet(source):
             model, report = AutoModelForCausalLM.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,
                 dtype=dtype,
                 attn_implementation=attn_implementation,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
                 local_files_only=True,
                 trust_remote_code=False,
             )
@@ -188,14 +205,16 @@ def load_model(
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:500]
         raise _wrong(f"the weights of {source} cannot be loaded: {detail}", _OTHER_WAYS) from error
-    problems = [
-        Problem(f"weight {name} is {what}", "give a checkpoint whose config matches its weights")
-        for what, names in (
-            ("missing", report["missing_keys"]),
-            ("not part of the model", report["unexpected_keys"]),
-        )
-        for name in sorted(names)
+    complaints = [
+        *(f"weight {name} is missing" for name in sorted(report["missing_keys"])),
+        *(f"weight {name} is not part of the model" for name in sorted(report["unexpected_keys"])),
+        *(
+            f"weight {name} is {list(found)}, where the config asks for {list(wanted)}"
+            for name, found, wanted in sorted(report["mismatched_keys"])
+        ),
     ]
+    remedy = "give a checkpoint whose config matches its weights"
+    problems = [Problem(complaint, remedy) for complaint in complaints]
     problems += [
         Problem(f"weight {name} holds values that are not finite", "give an undamaged checkpoint")
         for name, weight in model.named_parameters()
@@ -246,18 +265,20 @@ def _missing_package(error: ImportError) -> UnavailableError:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(source: ModelSource) -> Iterator[None]:
     """No progress bars and no warnings of transformers: what matters is raised."""
     verbosity = transformers_logging.get_verbosity()
     had_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    try:
-        # The GGUF loader draws a bar of its own on stderr that no setting turns off.
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if source.gguf_file is not None:  # its loader draws a bar that no setting turns off
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        try:
             yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bars:
-            transformers_logging.enable_progress_bar()
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+            if had_bars:
+                transformers_logging.enable_progress_bar()

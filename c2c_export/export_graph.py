@@ -76,7 +76,7 @@ def _trace(module: nn.Module, signature: Signature) -> ir.Model:
             signature.args,
             dynamo=True,
             opset_version=OPSET,
-            optimize=True,
+            optimize=False,  # apply_passes does what this would, without the slow rule matching
             verbose=False,
             dynamic_shapes=signature.dynamic_shapes,
             input_names=list(signature.input_names),

@@ -91,10 +91,16 @@ def read_fuser(path: Path) -> FuserCheckpoint:
     recipe = _read_recipe(folder, problems)
     links = _read_links(folder / _LAYER_MAP, problems)
     layers = {}
+    unknown_classes: dict[str, list[int]] = {}
     for index in _projector_indices(folder, links, problems):
-        spec = _read_layer(folder, index, problems)
+        spec = _read_layer(folder, index, problems, unknown_classes)
         if spec is not None:
             layers[index] = spec
+    for class_name, indices in unknown_classes.items():
+        known = ", ".join(cls.published_name for cls in FUSER_CLASSES.values())
+        numbers = ", ".join(map(str, indices))
+        cause = f"{folder}: class {class_name} is unknown (projector {numbers})"
+        problems.append(Problem(cause, f"known classes are {known}"))
     if problems:
         raise PairError(f"the Fuser checkpoint {folder} cannot be used", problems)
     return FuserCheckpoint(folder, recipe, layers, links)
@@ -214,7 +220,10 @@ def _projector_indices(
     return sorted(weights & arguments)
 
 
-def _read_layer(folder: Path, index: int, problems: list[Problem]) -> FuserLayerSpec | None:
+def _read_layer(
+    folder: Path, index: int, problems: list[Problem], unknown_classes: dict[str, list[int]]
+) -> FuserLayerSpec | None:
+    """One layer, checked; None after noting what is wrong with it."""
     path = folder / f"projector_{index}.json"
     fields = _read_object(path, problems)
     if fields is None:
@@ -225,13 +234,7 @@ def _read_layer(folder: Path, index: int, problems: list[Problem]) -> FuserLayer
         return None
     layer_class = FUSER_CLASSES.get(class_name.lower())
     if layer_class is None:
-        known = sorted({cls.published_name for cls in FUSER_CLASSES.values()})
-        problems.append(
-            Problem(
-                f"{path} names class {class_name}, which is unknown",
-                f"known classes are {', '.join(known)}",
-            )
-        )
+        unknown_classes.setdefault(class_name, []).append(index)
         return None
     found = [
         Problem(f"{path}: {problem.cause}", problem.remedy)

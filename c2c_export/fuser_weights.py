@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +25,11 @@ def read_state_dict(path: Path, problems: list[Problem]) -> dict[str, Tensor] | 
     """
     try:
         # Only the zip format, which torch has written since 1.6, can be mapped into memory.
-        state_dict = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, which are no reader's business
+            state_dict = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except pickle.UnpicklingError as error:
         problems.append(
             Problem(
@@ -54,10 +57,13 @@ def read_state_dict(path: Path, problems: list[Problem]) -> dict[str, Tensor] | 
 
 
 def _reason(error: Exception) -> str:
-    """The line of torch's long message that says what was found."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    found = [line for line in lines if "GLOBAL" in line or "WeightsUnpickler error" in line]
-    return (found or lines or [type(error).__name__])[0][:300]
+    """The part of torch's long message that says what was found."""
+    text = " ".join(str(error).split())
+    for start in ("Unsupported global: ", "WeightsUnpickler error: "):
+        _, found, rest = text.partition(start)
+        if found:
+            return rest.split(". ")[0][:200]
+    return text[:200] or type(error).__name__
 
 
 def check_weights(layer: FuserLayer, state_dict: Mapping[str, Tensor], path: Path) -> list[Problem]:
@@ -105,4 +111,5 @@ def load_layer(
         layer = layer_class.from_init_args(init_args)
     weights = {name: weight.float() for name, weight in state_dict.items()}
     layer.load_state_dict(weights, strict=True, assign=True)
-    return layer.eval().requires_grad_(False)
+    layer.eval().requires_grad_(False)
+    return layer

@@ -118,8 +118,8 @@ def receiver_expectation(
     arrays = _arrays("fused", chain.caches, case.tail)
     clean = clean_caches(model, case.receiver_ids[:start])
     arrays |= _arrays("clean", clean, case.tail)
-    for number, caches in enumerate(sharer_caches, start=1):
-        arrays |= _arrays(names.sharer(number), caches, case.tail)
+    for number, (link, caches) in enumerate(zip(pair.sharers, sharer_caches, strict=True), start=1):
+        arrays |= _arrays(names.sharer(number), caches[: link.num_cached_layers], case.tail)
     ids, logits = chain.greedy(case.receiver_ids[start:], case.num_greedy)
     arrays["logits"] = logits[0].numpy()
     directory.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from c2c_export.fuser import C2CFuserLayer
-from c2c_runtime.errors import UsageError
+from c2c_runtime.errors import UnavailableError, UsageError
 from c2c_runtime.manifest import ModelDims
 from c2c_runtime.names import KINDS
 
@@ -71,15 +73,11 @@ def init_fuser(
     ``scale`` multiplies what is added to the caches: 1 is PyTorch's usual initialisation, 0 leaves
     the Receiver as it is. ``open_share`` of all gates (two a Receiver layer), chosen by ``seed``,
     are open. ``recipe`` adds to config.json's ``model``. The same arguments give the same bytes.
-    Raises UsageError where ``directory`` exists (unless ``force``) or an argument is impossible.
+    Raises UsageError where ``directory`` exists (unless ``force``, which replaces Fusers only) or an
+    argument is impossible, UnavailableError where it cannot be written.
     """
     _check_arguments(hidden_dim, intermediate_dim, num_layers, open_share, scale)
-    if directory.exists() and not force:
-        raise UsageError(f"{directory} exists", "choose another directory, or use --force")
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    final = partial / "final"
-    final.mkdir(parents=True)
+    _check_directory(directory, force)
     init_args = {
         "source_dim": sharer.head_dim,
         "target_dim": receiver.head_dim,
@@ -94,25 +92,56 @@ def init_fuser(
     num_gates = 2 * receiver.num_layers
     order = torch.randperm(num_gates, generator=generator).tolist()
     is_open = {gate: rank < round(open_share * num_gates) for rank, gate in enumerate(order)}
-    for index in range(receiver.num_layers):
-        state_dict = _random_state_dict(init_args, generator, scale)
-        for offset, kind in enumerate(KINDS):
-            logit = 1.0 if is_open[2 * index + offset] else -1.0
-            state_dict[f"{kind}_gate_logit"] = torch.tensor(logit)
-        rounded = {name: weight.to(_DTYPES[dtype]) for name, weight in state_dict.items()}
-        torch.save(rounded, final / f"projector_{index}.pt")
-        described = {"class": C2CFuserLayer.published_name, "init_args": init_args}
-        _write_json(final / f"projector_{index}.json", described)
     sharer_layers = _MAPPINGS[mapping](receiver.num_layers, sharer.num_layers)
     layer_map = {str(t): [[s, t]] for t, s in enumerate(sharer_layers)}
-    _write_json(final / "projector_config.json", {"0": {"1": layer_map}})
     model = {"is_do_alignment": False, "mapping": mapping, **(recipe or {})}
     note = f"random weights of c2c-export init-fuser, seed {seed}, scale {scale}"
-    _write_json(partial / "config.json", {"model": model, "note": note})
-    if directory.exists():
-        shutil.rmtree(directory)
-    partial.rename(directory)
+    with _written_beside(directory) as partial:
+        final = partial / "final"
+        final.mkdir(parents=True)
+        for index in range(receiver.num_layers):
+            state_dict = _random_state_dict(init_args, generator, scale)
+            for offset, kind in enumerate(KINDS):
+                logit = 1.0 if is_open[2 * index + offset] else -1.0
+                state_dict[f"{kind}_gate_logit"] = torch.tensor(logit)
+            rounded = {name: weight.to(_DTYPES[dtype]) for name, weight in state_dict.items()}
+            torch.save(rounded, final / f"projector_{index}.pt")
+            described = {"class": C2CFuserLayer.published_name, "init_args": init_args}
+            _write_json(final / f"projector_{index}.json", described)
+        _write_json(final / "projector_config.json", {"0": {"1": layer_map}})
+        _write_json(partial / "config.json", {"model": model, "note": note})
     return directory
+
+
+def _check_directory(directory: Path, force: bool) -> None:
+    if not directory.exists():
+        return
+    if not force:
+        raise UsageError(f"{directory} exists", "choose another directory, or use --force")
+    is_fuser = (directory / "final" / "projector_config.json").is_file()
+    if not is_fuser and not (directory.is_dir() and not any(directory.iterdir())):
+        raise UsageError(
+            f"{directory} is neither empty nor a Fuser, so it is not replaced, --force or not",
+            "choose another directory",
+        )
+
+
+@contextmanager
+def _written_beside(directory: Path) -> Iterator[Path]:
+    """A directory to fill, which takes the place of ``directory`` once everything is written."""
+    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if directory.exists():
+            shutil.rmtree(directory)
+        partial.rename(directory)
+    except OSError as error:
+        raise UnavailableError(
+            f"{directory} cannot be written: {error.strerror}",
+            "choose a directory that can be written to, on a disk with room",
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _random_state_dict(

@@ -41,7 +41,14 @@ _NEUTRAL_TEMPLATE = (
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 
 # What a template's own expressions raise when they meet messages they were not written for.
-_EXPRESSION_ERRORS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+_EXPRESSION_ERRORS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 def default_chat_template(architecture: str) -> str:
@@ -243,11 +250,16 @@ def _plain(value: Any) -> Any:
     becomes a placeholder that names its type."""
     if value is None or isinstance(value, bool):
         return value
-    for kind in (str, int, float):
-        if isinstance(value, kind):
-            return kind(value) if type(value) is not kind else value
+    if isinstance(value, str):
+        return str.__str__(value)  # an enum's text, not its name
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)([_plain(item) for item in value])
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
     return f"<{type(value).__name__}>"

@@ -99,6 +99,7 @@ class Conversation:
         self.receiver.require(len(receiver_ids))
         for _, cache, ids in used:
             cache.require(len(ids))
+        self.load_sharers()
         with self._all_or_nothing():
             start = time.perf_counter()
             receiver_start = self.receiver.length
@@ -132,6 +133,13 @@ class Conversation:
             else:
                 self._prefill(self._receiver, ids)
         return self._logits[0]
+
+    def load_sharers(self) -> None:
+        """Load and bind what only fusing needs, so that the first section does not wait for it."""
+        for number, cache in enumerate(self.sharers, start=1):
+            if cache.buffers:
+                self._sharer(number)
+        self._fuser()
 
     def reset(self) -> None:
         """Forget everything said; the buffers are kept, uncleared, for the next conversation."""

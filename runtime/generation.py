@@ -103,8 +103,10 @@ class Answer:
         return self.result
 
     def __iter__(self) -> Iterator[Piece]:
-        started = time.perf_counter()
         conversation = self._conversation or self._session.conversation()
+        if self._options.mode == "c2c":
+            conversation.load_sharers()
+        started = time.perf_counter()
         times = conversation.times = StageTimes()
         history = [i for section in self._sections for i in section.receiver_ids]
         num_prompt = len(history)

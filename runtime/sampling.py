@@ -99,7 +99,7 @@ def _penalised(logits: Logits, previous_ids: TokenIds, penalty: float) -> Logits
     """Logits of ids seen before made less likely, once each; a copy unless nothing changes."""
     if penalty == 1.0 or len(previous_ids) == 0:
         return logits
-    seen = np.unique(np.asarray(previous_ids, dtype=np.int64))
+    seen = np.asarray(previous_ids, dtype=np.int64)
     seen = seen[(seen >= 0) & (seen < logits.shape[0])]
     result = logits.copy()
     scores = result[seen]

@@ -75,7 +75,7 @@ class SlowTokenizer(PreTrainedTokenizer):
 
 
 def test_a_slow_tokenizer_is_a_pair_error(tmp_path):
-    with pytest.raises(PairError, match="SlowTokenizer .* slow tokenizer") as error:
+    with pytest.raises(PairError, match=r"SlowTokenizer .* slow tokenizer") as error:
         export_tokenizer(SlowTokenizer(), tmp_path / "bundle", "tokenizers/receiver", None)
     assert "save_pretrained" in error.value.problems[0].remedy
     assert not (tmp_path / "bundle").exists()

@@ -116,7 +116,7 @@ def test_ids_and_sections_that_do_not_fit_are_usage_errors(ids, sections, words)
 
 
 def test_ids_are_checked_against_the_vocabulary_where_no_table_is():
-    with pytest.raises(UsageError, match="token id 9 .* of 9 tokens"):
+    with pytest.raises(UsageError, match=r"token id 9 .* of 9 tokens"):
         sections_from_ids([1, 9], [None], vocab_size=9)
 
 
@@ -282,6 +282,34 @@ def test_a_message_of_one_token_at_the_end_is_not_fused(tmp_path):
     bare = "{% for m in messages %}{{ m.content }}{% endfor %}"
     sections, _, _ = align([{"role": "user", "content": "a"}], tmp_path, bare, bare)
     assert [section.mask for section in sections] == [UNFUSED]
+
+
+def test_tokens_across_an_edge_belong_to_the_message(tmp_path):
+    code = "{% for m in messages %}{{ m.role + ': ' + m.content + '):\n' }}{% endfor %}"
+    messages = [{"role": "user", "content": "the square(x"}]
+    sections, receiver, _ = align(messages, tmp_path, code, GEMMA)
+    assert receiver.token_id("):") is not None
+    assert fused_texts(sections, receiver) == [" the square(x"]
+    messages[0]["content"] = "the square(x)"  # its ")" is one token with the template's ":"
+    sections, receiver, _ = align(messages, tmp_path, code.replace("):", ":"), GEMMA)
+    assert fused_texts(sections, receiver) == [" the square(x):"]
+
+
+def test_a_sharer_reads_its_own_template_in_order(tmp_path):
+    tokenizer = exported(byte_level(), tmp_path / "receiver", SMOLLM2)
+    sharer = exported(byte_level(), tmp_path / "sharer1", DROPS_SYSTEM)
+    messages = [CHAT[1], CHAT[0], CHAT[2], CHAT[0], CHAT[3]]
+    sections = sections_from_chat(messages, tokenizer, [sharer], [None])
+    ids = list(chain.from_iterable(section.sharer_ids[0] for section in sections))
+    assert sharer.decode(ids, False) == sharer.render_chat(messages)
+    assert [s.mask for s in sections if len(s.sharer_ids[0]) == 0] == [UNFUSED] * 4
+
+
+def test_a_sharer_that_reorders_messages_fuses_those_in_order(tmp_path):
+    backwards = "[{% for m in messages[::-1] %}{{ m.role }}|{{ m.content }}|{% endfor %}]"
+    sections, receiver, (sharer,) = align(CHAT, tmp_path, SMOLLM2, backwards)
+    assert fused_texts(sections, receiver) == [CHAT[0]["content"]]
+    assert "Red, green, blue" in template_text(sections, sharer, 0)
 
 
 def test_contents_side_by_side_are_two_sections(tmp_path):

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
 
 import pytest
 from chat_templates import GEMMA3, QWEN3, QWEN25, SMOLLM2, TEMPLATES
 from small_tokenizers import byte_fallback, byte_level, exported
 
 from c2c_runtime.chat_template import ChatTemplate, default_chat_template
-from c2c_runtime.errors import BundleError, UsageError
+from c2c_runtime.errors import BundleError, C2CError, UsageError
 
 CHATS = {
     "one": [{"role": "user", "content": "Why is the sky <b>blue</b> & wide?"}],
@@ -123,6 +125,22 @@ def test_a_template_that_does_not_parse_is_a_bundle_error():
 def test_a_template_cannot_leave_the_sandbox(source):
     with pytest.raises(BundleError, match="may not"):
         ChatTemplate(source, {}).render(CHATS["one"])
+
+
+def test_a_template_cannot_change_what_it_is_given_through_dict():
+    source = "{{ dict.update(messages[0], content='changed') }}{{ messages[0].content }}"
+    with pytest.raises(C2CError):
+        ChatTemplate(source, {}).render(CHATS["one"])
+
+
+def test_messages_are_seen_as_plain_data():
+    class Role(StrEnum):
+        USER = "user"
+
+    text = ChatTemplate("{{ messages | tojson }}", {}).render(
+        [{"role": Role.USER, "content": ("a", 1.5, True, {"at": Path("/")})}]
+    )
+    assert text == '[{"role": "user", "content": ["a", 1.5, true, {"at": "<PosixPath>"}]}]'
 
 
 def test_rendering_leaves_the_messages_alone():

@@ -84,6 +84,16 @@ def test_whole_characters_come_before_an_incomplete_one(tmp_path):
     assert stream.push(third) == "北"
 
 
+def test_a_long_run_of_invalid_bytes_is_cut_between_characters(tmp_path):
+    tokenizer = of_kind("byte_level", tmp_path)
+    # The first three of a rocket's four bytes, again and again: one U+FFFD each time.
+    broken = [tokenizer.token_id(letter) for letter in ("ð", "Ł", "ļ")]
+    for extra in range(4):
+        ids = broken * 60 + broken[:extra]
+        assert "".join(pieces(tokenizer, ids)) == tokenizer.decode(ids)
+        assert tokenizer.decode(broken * 60) == "\ufffd" * 60
+
+
 def test_an_incomplete_end_comes_with_finish(tmp_path):
     for kind in ("byte_level", "byte_fallback"):
         tokenizer = of_kind(kind, tmp_path / kind)

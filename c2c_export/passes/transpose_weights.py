@@ -1,0 +1,58 @@
+"""Pass: products read their weights as they are stored, without a Transpose before them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+
+class TransposeWeights(ir.passes.InPlacePass):
+    """Rule: Transpose(W) of a matrix W that is a weight and has no other reader becomes a weight.
+
+    The tracer writes a linear layer as MatMul(x, Transpose(W)). Without this a backend transposes
+    every weight when it loads the graph and keeps both. A weight with other readers (a tied
+    embedding) is left alone, so that it stays stored once. Data is transposed when the graph is
+    saved, one weight at a time.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Returns whether any Transpose was removed."""
+        graph = model.graph
+        modified = False
+        for node in list(graph):
+            weight = node.inputs[0] if node.op_type == "Transpose" else None
+            if weight is None or not _is_private_matrix(weight):
+                continue
+            source = weight.const_value
+            assert source is not None
+            name = f"{weight.name}.T"
+            transposed = ir.LazyTensor(
+                lambda source=source, name=name: ir.Tensor(
+                    np.ascontiguousarray(source.numpy().T), name=name
+                ),
+                dtype=source.dtype,
+                shape=ir.Shape(reversed(source.shape.numpy())),
+                name=name,
+            )
+            value = ir.Value(
+                name=name,
+                shape=transposed.shape,
+                type=ir.TensorType(source.dtype),
+                const_value=transposed,
+            )
+            graph.register_initializer(value)
+            node.outputs[0].replace_all_uses_with(value)
+            graph.remove(node, safe=True)
+            del graph.initializers[weight.name]
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _is_private_matrix(value: ir.Value) -> bool:
+    return (
+        value.is_initializer()
+        and value.const_value is not None
+        and len(value.const_value.shape) == 2
+        and len(value.uses()) == 1
+        and not value.is_graph_output()
+    )
