@@ -7,24 +7,20 @@ by role, then by text. What has no counterpart maps to the Sharer's unknown toke
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import tokenizers
 from transformers import PreTrainedTokenizerBase
 
-from c2c_export.tokenizers import backend_copy, backend_of
+from c2c_export.tokenizers import backend_copy
 
 Strategy = Literal["first", "longest"]
 Progress = Callable[[int, int], None]
 
 _BATCH = 8192  # tokens encoded at a time, between two calls of ``progress``
-# What makes two tokenizers cut any text alike. Padding, truncation and the post-processor (which
-# adds BOS) stay out: the Sharer gets ids that the Receiver's tokenizer made.
-_CUTTING_PARTS = ("model", "normalizer", "pre_tokenizer", "added_tokens")
 
 
 def build_alignment(
@@ -71,18 +67,6 @@ def build_alignment(
     return table.astype(np.int32)
 
 
-def same_tokenizer(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
-    """Whether both cut every text into the same ids, so that no table is needed.
-
-    Compares vocabulary, merges, normalizer, pre-tokenizer and added tokens. Raises ``PairError``
-    if one of them is not a fast tokenizer.
-    """
-    first, second = backend_of(a), backend_of(b)
-    if first.get_vocab_size() != second.get_vocab_size():
-        return False
-    return _cutting_parts(first) == _cutting_parts(second)
-
-
 def same_ids(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
     """Whether no id stands for different tokens on the two sides, so that ids can be shared.
 
@@ -90,11 +74,6 @@ def same_ids(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
     """
     first, second = ({id: text for text, id in t.get_vocab().items()} for t in (a, b))
     return all(first[id] == second[id] for id in first.keys() & second.keys())
-
-
-def _cutting_parts(backend: tokenizers.Tokenizer) -> list[Any]:
-    content = json.loads(backend.to_str())
-    return [content[part] for part in _CUTTING_PARTS]
 
 
 def _first(candidates: Sequence[Sequence[int]]) -> Iterator[int | None]:

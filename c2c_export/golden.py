@@ -123,7 +123,7 @@ def receiver_expectation(
     ids, logits = chain.greedy(case.receiver_ids[start:], case.num_greedy)
     arrays["logits"] = logits[0].numpy()
     directory.mkdir(parents=True, exist_ok=True)
-    np.savez(directory / f"{case.name}.npz", **arrays)
+    np.savez(directory / f"{case.name}.npz", allow_pickle=False, **arrays)
     certain = len(ids)
     for step, row in enumerate(logits):
         best, next_best = row.topk(2).values.tolist()

@@ -11,12 +11,13 @@ not take (it wants multiples of 8): TensorScatter, then Attention over the valid
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
 
 OPSET = 24
-DIALECT = "ort"
+DIALECT: Final = "ort"
 _GQA_HEAD_DIM_MULTIPLE = 8
 
 

@@ -132,7 +132,8 @@ class Conversation:
                 self._receiver.step(ids[0])
             else:
                 self._prefill(self._receiver, ids)
-        return self._logits[0]
+        logits: np.ndarray = self._logits[0]
+        return logits
 
     def load_sharers(self) -> None:
         """Load and bind what only fusing needs, so that the first section does not wait for it."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -57,10 +59,10 @@ class OrtGraph:
 class BoundGraph:
     """A graph whose inputs and outputs are tied to memory; ``run`` moves no pointers."""
 
-    def __init__(self, ort: object, session: object) -> None:
-        self._ort_value = ort.OrtValue  # type: ignore[attr-defined]
+    def __init__(self, ort: ModuleType, session: Any) -> None:
+        self._ort_value = ort.OrtValue
         self._session = session
-        self._binding = session.io_binding()  # type: ignore[attr-defined]
+        self._binding = session.io_binding()
         self._kept: dict[tuple[str, str], object] = {}
 
     def set_input(self, name: str, array: np.ndarray) -> None:
@@ -75,7 +77,7 @@ class BoundGraph:
 
     def run(self) -> None:
         """Compute, from and into the tied memory."""
-        self._session.run_with_iobinding(self._binding)  # type: ignore[attr-defined]
+        self._session.run_with_iobinding(self._binding)
 
     def _value(self, direction: str, name: str, array: np.ndarray) -> object:
         if not array.flags.c_contiguous:
@@ -85,7 +87,7 @@ class BoundGraph:
         return value
 
 
-def _onnxruntime() -> object:
+def _onnxruntime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:

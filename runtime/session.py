@@ -32,7 +32,7 @@ class Session:
         self._graphs: dict[str, OrtGraph] = {}
         manifest = bundle.manifest
         self._tokenizers = {
-            role: Tokenizer.load(bundle.path_of(spec.path), spec)
+            role: Tokenizer.load(bundle.path_of(spec.path), spec, manifest.tools.get("tokenizers"))
             for role, spec in manifest.tokenizers.items()
         }
         self._alignments: list[np.ndarray | None] = [
@@ -98,10 +98,13 @@ class Session:
         self, ids: Sequence[int], sections: Sequence[tuple[int, int]] | None = None
     ) -> list[Section]:
         """Sections of Receiver ids: (length, Sharer mask) each, or all tokens but the last fused."""
-        return sections_from_ids(ids, self._alignments, sections)
+        vocab_size = self.bundle.manifest.pair.receiver.vocab_size
+        return sections_from_ids(ids, self._alignments, sections, vocab_size)
 
     def sections_of_text(self, text: str) -> list[Section]:
-        """Sections of a plain prompt: all tokens but the last fused."""
+        """Sections of a plain prompt, without a chat template: all tokens but the last fused."""
+        if not text:
+            raise UsageError("the prompt is empty", "give some text")
         return self.sections_of_ids(self.tokenizer().encode(text))
 
     def sections_of_chat(

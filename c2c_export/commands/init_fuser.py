@@ -58,8 +58,8 @@ def command(
     from c2c_export.init_fuser import init_fuser
 
     sources = [resolve_model(text) for text in (receiver, sharer)]
-    dims = [model_dims(read_config(source), source) for source in sources]
+    receiver_dims, sharer_dims = (model_dims(read_config(source), source) for source in sources)
     if scale is not None:
         options["scale"] = scale
-    directory = init_fuser(*dims, output, force=force, **options)
+    directory = init_fuser(receiver_dims, sharer_dims, output, force=force, **options)
     click.echo(str(directory))

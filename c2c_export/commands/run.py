@@ -18,7 +18,7 @@ from c2c_runtime.sampling import SamplingOptions
 from c2c_runtime.session import Session
 
 
-class _Ids(click.ParamType):
+class _Ids(click.ParamType[list[int]]):
     """``5,6,7``."""
 
     name = "ids"
@@ -31,7 +31,7 @@ class _Ids(click.ParamType):
             self.fail(f"{value!r} is no list of token ids such as 5,6,7", param, ctx)
 
 
-class _Sections(click.ParamType):
+class _Sections(click.ParamType[list[tuple[int, int]]]):
     """``19:1,1:-1``: length and Sharer mask a section."""
 
     name = "length:mask,..."
