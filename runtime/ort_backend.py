@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -59,7 +58,7 @@ class OrtGraph:
 class BoundGraph:
     """A graph whose inputs and outputs are tied to memory; ``run`` moves no pointers."""
 
-    def __init__(self, ort: ModuleType, session: Any) -> None:
+    def __init__(self, ort: Any, session: Any) -> None:
         self._ort_value = ort.OrtValue
         self._session = session
         self._binding = session.io_binding()
@@ -87,7 +86,7 @@ class BoundGraph:
         return value
 
 
-def _onnxruntime() -> ModuleType:
+def _onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:

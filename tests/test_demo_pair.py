@@ -1,0 +1,117 @@
+"""The demo pair, real weights from package indexes: what ``make demo`` builds, against transformers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from c2c_runtime.session import Session
+
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("demo")]
+
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, in a small village by the sea,",
+    "def fibonacci(n):\n",
+    "Water boils at",
+    "Dear Sir or Madam,\n\nI am writing to",
+)
+NUM_TOKENS = 64
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    from c2c_export.build import BuildOptions, build_bundle
+    from c2c_export.pair import parse_pair
+    from c2c_export.progress import Stages
+
+    path = tmp_path_factory.mktemp("demo") / "demo.bundle"
+    report = build_bundle(parse_pair("demo"), path, BuildOptions(), Stages())
+    assert all(comparison.ok for comparison in report.comparisons)
+    assert report.peak_memory_bytes < 8 * 2**30
+    return path
+
+
+@pytest.fixture(scope="module")
+def receiver():
+    from c2c_export.checkpoints import load_model, resolve_model
+    from c2c_export.demo import smollm2_gguf
+
+    return load_model(resolve_model(str(smollm2_gguf())))
+
+
+def test_receiver_mode_gives_the_tokens_of_transformers(bundle, receiver, cli):
+    import torch
+    from real_models import smollm2_tokenizer
+
+    tokenizer = smollm2_tokenizer()
+    for prompt in PROMPTS:
+        inputs = tokenizer(prompt, return_tensors="pt")
+        with torch.no_grad():
+            ids = receiver.generate(**inputs, do_sample=False, max_new_tokens=NUM_TOKENS)
+        expected = ids[0, inputs.input_ids.shape[1] :].tolist()
+        called = cli("run", bundle, prompt, "--mode", "receiver", "--max-new-tokens", NUM_TOKENS, "--json")  # fmt: skip
+        assert called.code == 0, called.err
+        assert called.json["token_ids"] == expected, prompt
+        assert called.json["text"] == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+def test_a_chat_equals_one_masked_eager_pass_over_the_padded_sequence(bundle, receiver):
+    """Template padding is dropped and its positions kept: caches and first logits are those of the
+    training-time computation, which masks the padding."""
+    from masked_eager import masked_eager
+
+    from c2c_export.checkpoints import load_model, resolve_model
+    from c2c_export.demo import gemma3_gguf
+    from c2c_export.fuser_checkpoint import read_fuser
+    from c2c_export.pair import parse_pair
+
+    messages = [
+        {"role": "system", "content": "You answer in one short sentence."},
+        {"role": "user", "content": "Why is the sky blue?"},
+    ]
+    sharer = load_model(resolve_model(str(gemma3_gguf())))
+    fuser = read_fuser(parse_pair("demo").fusers[0])
+    with Session.open(bundle) as session:
+        sections = session.sections_of_chat(messages)
+        lengths = [(len(s.receiver_ids), len(s.sharer_ids[0])) for s in sections[:-1]]
+        assert any(own != other for own, other in lengths), "no padding: this chat tests nothing"
+        yardstick = masked_eager(receiver, sharer, fuser, sections)
+        conversation = session.conversation()
+        for section in sections[:-1]:
+            conversation.append(
+                section.receiver_ids, section.sharer_ids, section.mask, section.span
+            )
+        for key, expected in yardstick.receiver.items():
+            _close(conversation.receiver.valid(*key), expected)
+        for key in conversation.sharers[0].buffers:
+            _close(conversation.sharers[0].valid(*key), yardstick.sharer[key])
+        _close(conversation.decode(sections[-1].receiver_ids), yardstick.logits)
+
+
+def test_verify_repeats_the_check_from_the_bundle(bundle, cli):
+    called = cli("verify", bundle, "--json")
+    assert called.code == 0, called.err
+    names = [item["name"] for item in called.json["comparisons"]]
+    assert any(name.startswith("window") for name in names), "Gemma's window was not passed"
+    assert all(item["ok"] for item in called.json["comparisons"])
+
+
+def test_a_chat_streams_text(bundle, cli, tmp_path):
+    chat = tmp_path / "chat.json"
+    chat.write_text(json.dumps([{"role": "user", "content": "Why is the sky blue?"}]))
+    streamed = cli("run", bundle, "--chat", chat, "--max-new-tokens", 24)
+    whole = cli("run", bundle, "--chat", chat, "--max-new-tokens", 24, "--json")
+    assert streamed.out == whole.json["text"] + "\n"
+    assert len(whole.json["text"]) > 40
+    alone = cli(
+        "run", bundle, "--chat", chat, "--max-new-tokens", 24, "--json", "--mode", "receiver"
+    )
+    assert alone.json["text"] != whole.json["text"], "the demo fuser changes nothing"
+
+
+def _close(actual, expected, tolerance: float = 1e-4) -> None:
+    largest = float(np.max(np.abs(expected)))
+    assert float(np.max(np.abs(actual - expected))) <= tolerance * max(1.0, largest)
