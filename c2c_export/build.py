@@ -59,6 +59,7 @@ class BuildOptions:
     alignment: Alignment = "auto"
     max_seq_len: int | None = None
     max_prompt_len: int | None = None
+    max_batch_size: int = 1
     max_build_memory_bytes: int | None = None
     verify: bool = True
     force: bool = False
@@ -123,7 +124,11 @@ def build_bundle(
     with write_bundle(output, force=options.force) as writer, stages.shown():
         with stages.stage("read and check the pair"):
             prepared = prepare_pair(
-                source, options.alignment, options.max_seq_len, options.max_prompt_len
+                source,
+                options.alignment,
+                options.max_seq_len,
+                options.max_prompt_len,
+                options.max_batch_size,
             )
         _echo_roles(prepared, stages)
         work = _Work(writer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -26,9 +27,10 @@ _REPLACED = ".replaced"
 class BundleWriter:
     """The directory being written (``path``) and the name it will get (``target``)."""
 
-    def __init__(self, target: Path, path: Path) -> None:
+    def __init__(self, target: Path, path: Path, *, force: bool = False) -> None:
         self.target = target
         self.path = path
+        self._force = force
 
     def files(self) -> dict[str, FileEntry]:
         """Size and sha256 of every file written so far, by its path in the bundle."""
@@ -39,11 +41,20 @@ class BundleWriter:
         }
 
     def commit(self) -> None:
-        """Give the directory its name. An old bundle stays in place until this moment."""
-        replaced = self.target.with_name(f".{self.target.name}{_REPLACED}")
+        """Give the directory its name. An old bundle stays in place until this moment.
+
+        Raises ``UsageError`` if something that may not be replaced appeared there meanwhile.
+        """
+        check_target(self.target, force=self._force)
+        replaced = _replaced_name(self.target)
         if self.target.exists():
             self.target.rename(replaced)
-        self.path.rename(self.target)
+        try:
+            self.path.rename(self.target)
+        except BaseException:
+            if replaced.exists() and not self.target.exists():
+                replaced.rename(self.target)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -54,17 +65,18 @@ def write_bundle(target: Path, *, force: bool = False) -> Iterator[BundleWriter]
     Raises ``UsageError`` if the target exists and ``force`` is off, or if it is no bundle and so is
     never replaced; ``UnavailableError`` when the disk is full.
     """
-    target = target.absolute()
-    _recover(target)
-    check_target(target, force=force)
+    # A link keeps pointing where it does: what it points to is replaced.
+    target = target.resolve() if target.is_symlink() else target.absolute()
     with _disk_errors(target):
+        _recover(target)
+        check_target(target, force=force)
         target.parent.mkdir(parents=True, exist_ok=True)
         path = Path(tempfile.mkdtemp(prefix=f".{target.name}{_PARTIAL}", dir=target.parent))
         lock = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             path.chmod(0o755)  # mkdtemp makes it private; a bundle is an ordinary directory
-            yield BundleWriter(target, path)
+            yield BundleWriter(target, path, force=force)
         finally:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
@@ -90,7 +102,7 @@ def _recover(target: Path) -> None:
     """Clear what killed builds of this target left: their directories, and a half-done replacement."""
     if not target.parent.is_dir():
         return
-    for leftover in target.parent.glob(f".{target.name}{_PARTIAL}*"):
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}{_PARTIAL}*"):
         lock = os.open(leftover, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,12 +114,17 @@ def _recover(target: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         finally:
             os.close(lock)
-    replaced = target.with_name(f".{target.name}{_REPLACED}")
+    replaced = _replaced_name(target)
     if replaced.exists():
         if target.exists():
             shutil.rmtree(replaced)
         else:
             replaced.rename(target)
+
+
+def _replaced_name(target: Path) -> Path:
+    """Where the old bundle lies for the moment in which the new one takes its name."""
+    return target.with_name(f".{target.name}{_REPLACED}")
 
 
 @contextmanager
@@ -124,5 +141,10 @@ def _disk_errors(target: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UnavailableError(
                 f"{target.parent} cannot be written to: {error}", "give an -o that you may write"
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            raise UsageError(
+                f"no bundle can be written to {target}: {error.strerror}",
+                "give an -o whose folder can be made",
             ) from error
         raise

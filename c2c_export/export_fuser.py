@@ -62,7 +62,7 @@ class FuserGraph(nn.Module):
         sharer_slots: list[Tensor],
         past: list[Tensor],
         sharer_caches: list[Tensor],
-        enabled: list[Tensor],
+        enabled: Sequence[Tensor] = (),
     ) -> list[Tensor]:
         """``past`` and ``sharer_caches`` follow ``reads`` and ``sources``; shapes as in
         ``c2c_runtime.names``. ``enabled`` is empty for a single Sharer."""
@@ -85,7 +85,7 @@ class FuserGraph(nn.Module):
         layer: int,
         clean: dict[Target, Tensor],
         sections: dict[Source, Tensor],
-        enabled: list[Tensor],
+        enabled: Sequence[Tensor],
     ) -> dict[Target, Tensor]:
         """What all Sharers make of one layer's section, each [batch, kv_heads, tokens, head_dim]."""
         current = {kind: clean[layer, kind] for kind in names.KINDS if (layer, kind) in clean}
@@ -133,15 +133,19 @@ def _signature(pair: Pair, graph: FuserGraph) -> Signature:
     slots = torch.arange(5)
     enabled = [torch.ones(1, dtype=torch.bool) for _ in range(num_sharers) if num_sharers > 1]
     numbers = range(1, num_sharers + 1)
+    args: list[object] = [slots, [slots.clone() for _ in numbers], past, sharer_caches]
+    shapes: list[object] = [
+        {0: tokens},
+        [{0: tokens}] * num_sharers,
+        [{0: batch, 2: capacity}] * len(past),
+        [{0: batch, 2: capacity}] * len(sharer_caches),
+    ]
+    if enabled:  # an empty list would cost all dimensions their names
+        args.append(enabled)
+        shapes.append([{}] * len(enabled))
     return Signature(
-        args=(slots, [slots.clone() for _ in numbers], past, sharer_caches, enabled),
-        dynamic_shapes=(
-            {0: tokens},
-            [{0: tokens}] * num_sharers,
-            [{0: batch, 2: capacity}] * len(past),
-            [{0: batch, 2: capacity}] * len(sharer_caches),
-            [{}] * len(enabled),
-        ),
+        args=tuple(args),
+        dynamic_shapes=tuple(shapes),
         input_names=[
             names.SLOTS,
             *(names.sharer_slots(number) for number in numbers),

@@ -91,7 +91,7 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
     if value.name is None or value.dtype is None or value.shape is None:
         raise RuntimeError(f"graph input or output {value.name} has no name, type or shape")
     shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape)
-    return TensorSpec(name=value.name, dtype=value.dtype.name.lower(), shape=shape)
+    return TensorSpec(name=value.name, dtype=value.dtype.numpy().name, shape=shape)
 
 
 def example_caches(num: int, num_kv_heads: int, head_dim: int) -> list[tuple[Tensor, Tensor]]:

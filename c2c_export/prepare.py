@@ -49,6 +49,7 @@ def prepare_pair(
     alignment: Alignment = "auto",
     max_seq_len: int | None = None,
     max_prompt_len: int | None = None,
+    max_batch_size: int = 1,
 ) -> PreparedPair:
     """Read both models' sizes, the tokenizers and the Fusers, and check that they fit.
 
@@ -68,7 +69,7 @@ def prepare_pair(
 
     receiver, *sharers = known_dims
     facts = _tokenizer_facts(tokenizers)
-    limits = _limits(known_dims, max_seq_len, max_prompt_len)
+    limits = _limits(known_dims, max_seq_len, max_prompt_len, max_batch_size)
     problems += check_pair(
         receiver, sharers, known_fusers, alignment=alignment, tokenizers=facts, limits=limits
     )
@@ -145,7 +146,10 @@ def _resolve_alignment(
 
 
 def _limits(
-    dims: Sequence[ModelDims], max_seq_len: int | None, max_prompt_len: int | None
+    dims: Sequence[ModelDims],
+    max_seq_len: int | None,
+    max_prompt_len: int | None,
+    max_batch_size: int,
 ) -> Limits:
     """The asked-for capacities; by default as large as usual and as the models allow."""
     if max_seq_len is None:
@@ -153,7 +157,7 @@ def _limits(
         max_seq_len = min([DEFAULT_MAX_SEQ_LEN, *trained])
     if max_prompt_len is None:
         max_prompt_len = min(DEFAULT_MAX_PROMPT_LEN, max_seq_len)
-    return Limits(max_seq_len, max_prompt_len)
+    return Limits(max_seq_len, max_prompt_len, max_batch_size)
 
 
 def _linked_layers(fuser: FuserCheckpoint) -> dict[int, tuple[int, FuserLayer]]:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from c2c_runtime import names
+from c2c_runtime.alignment import UNFUSED, Section
+from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.errors import UsageError
 from c2c_runtime.kv_cache import KVCache
-from c2c_runtime.ort_backend import BoundGraph, OrtGraph
+from c2c_runtime.ort_backend import BoundGraph
 
 if TYPE_CHECKING:
     from c2c_runtime.session import Session
-
-NOT_FUSED = -1
 
 
 @dataclass
@@ -38,46 +38,71 @@ class StageTimes:
 
 
 class Conversation:
-    """Caches and bound graphs of one conversation. Buffers are allocated once, here.
+    """Caches and bound graphs of one conversation. Buffers are allocated once.
 
     Not for several threads at once; several conversations of one session are independent.
     A failed call leaves the caches as they were before it.
     """
 
-    def __init__(self, session: Session) -> None:
-        pair, limits = session.bundle.manifest.pair, session.bundle.manifest.limits
-        self._max_prompt_len = limits.max_prompt_len
+    def __init__(
+        self,
+        session: Session,
+        receiver: KVCache | None = None,
+        sharers: Sequence[KVCache] | None = None,
+    ) -> None:
+        """``receiver`` and ``sharers``: caches to use, such as a row of a batch; None: new ones."""
+        manifest = session.bundle.manifest
+        pair, max_seq_len = manifest.pair, manifest.limits.max_seq_len
+        self._max_prompt_len = manifest.limits.max_prompt_len
         self._vocab_sizes = [pair.receiver.vocab_size, *(s.dims.vocab_size for s in pair.sharers)]
-        self.receiver = KVCache(
-            "Receiver",
-            pair.receiver.num_layers,
-            pair.receiver.num_kv_heads,
-            limits.max_seq_len,
-            pair.receiver.head_dim,
+        self.receiver = receiver or KVCache.allocate(
+            "Receiver", pair.receiver, pair.receiver.num_layers, max_seq_len
         )
-        self.sharers = [
-            KVCache(
-                "Sharer",
-                sharer.num_cached_layers,
-                sharer.dims.num_kv_heads,
-                limits.max_seq_len,
-                sharer.dims.head_dim,
-            )
-            for sharer in pair.sharers
-        ]
+        self.sharers = (
+            [
+                KVCache.allocate("Sharer", sharer.dims, sharer.num_cached_layers, max_seq_len)
+                for sharer in pair.sharers
+            ]
+            if sharers is None
+            else list(sharers)
+        )
         self.times = StageTimes()
-        self._logits = np.zeros((1, pair.receiver.vocab_size), np.float32)
-        receiver = session.graph(names.RECEIVER)
-        self._receiver = BoundModel(receiver, self.receiver, self._logits)
+        # What the caches hold: sections that every model has read, then ids of the Receiver alone.
+        self._sections: list[Section] = []
+        self._loose_ids: list[int] = []
         self._session = session
+        self._receiver = BoundModel(
+            session.graph(names.RECEIVER), self.receiver, pair.receiver.vocab_size
+        )
         self._bound_sharers: list[BoundModel | None] = [None] * len(self.sharers)
         self._bound_fuser: BoundGraph | None = None
+
+    def prefill(self, sections: Sequence[Section]) -> np.ndarray:
+        """Bring the caches to a prompt's end; logits after its last token, float32 [vocab_size].
+
+        The last section runs through the Receiver alone. What the caches already hold of the
+        prompt's beginning is kept, so a chat's next turn costs only what it adds: sections that
+        begin the same way stay, and an answer that the Receiver decoded and the new prompt repeats
+        is not run through it again, only read by the Sharers and fused.
+        Raises ``CapacityError`` before anything is written.
+        """
+        self.require(sections)
+        *fused, last = sections
+        self._keep_beginning(fused)
+        for section in fused[len(self._sections) :]:
+            self.append(section.receiver_ids, section.sharer_ids, section.mask, section.span)
+        start = time.perf_counter()
+        self._drop_loose_ids()
+        logits = self.decode(last.receiver_ids)
+        self.receiver.skip(last.span - len(last.receiver_ids))
+        self.times.receiver_prefill_s += time.perf_counter() - start
+        return logits
 
     def append(
         self,
         receiver_ids: Sequence[int],
         sharer_ids: Sequence[Sequence[int]],
-        sharers: int = NOT_FUSED,
+        sharers: int = UNFUSED,
         span: int | None = None,
     ) -> None:
         """Run one section: Receiver prefill, Sharer prefill, fuse.
@@ -87,35 +112,46 @@ class Conversation:
         positions the section occupies, at least the longest sequence (the default).
         Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
-        self._check_section(receiver_ids, sharer_ids, sharers)
-        span = max(len(receiver_ids), *map(len, sharer_ids)) if span is None else span
+        section = Section.of(receiver_ids, sharer_ids, sharers)
+        if span is not None:
+            section = Section(section.receiver_ids, section.sharer_ids, sharers, span)
+        self._check_section(section)
+        adopted = self._can_adopt(section)
+        if not adopted:
+            self._settle_loose_ids()
+            self.receiver.require(len(receiver_ids))
         used = [
             (number, cache, ids)
             for number, (cache, ids) in enumerate(
-                zip(self.sharers, sharer_ids, strict=True), start=1
+                zip(self.sharers, section.sharer_ids, strict=True), start=1
             )
             if cache.buffers
         ]
-        self.receiver.require(len(receiver_ids))
         for _, cache, ids in used:
             cache.require(len(ids))
         self.load_sharers()
         with self._all_or_nothing():
             start = time.perf_counter()
             receiver_start = self.receiver.length
-            self._prefill(self._receiver, receiver_ids)
-            self.receiver.skip(span - len(receiver_ids))
+            if adopted:
+                self.receiver.advance(len(receiver_ids))
+            else:
+                self._prefill(self._receiver, section.receiver_ids)
+            self.receiver.skip(section.span - len(receiver_ids))
             self.times.receiver_prefill_s += time.perf_counter() - start
             start = time.perf_counter()
             sharer_starts = [cache.length for cache in self.sharers]
             for number, cache, ids in used:
                 self._prefill(self._sharer(number), ids)
-                cache.skip(span - len(ids))
+                cache.skip(section.span - len(ids))
             self.times.sharer_prefill_s += time.perf_counter() - start
-            if sharers != NOT_FUSED:
+            if sharers != UNFUSED:
                 start = time.perf_counter()
                 self._fuse(receiver_start, sharer_starts, len(receiver_ids), sharers)
                 self.times.fuse_s += time.perf_counter() - start
+        if adopted:
+            del self._loose_ids[: len(receiver_ids)]
+        self._sections.append(section)
 
     def decode(self, ids: Sequence[int]) -> np.ndarray:
         """Run ``ids`` through the Receiver alone: the last section of a prompt, or a decode step.
@@ -132,8 +168,15 @@ class Conversation:
                 self._receiver.step(ids[0])
             else:
                 self._prefill(self._receiver, ids)
-        logits: np.ndarray = self._logits[0]
-        return logits
+        self._loose_ids += ids
+        return self._receiver.logits
+
+    def require(self, sections: Sequence[Section]) -> None:
+        """Raise ``CapacityError`` unless a prompt of these sections fits into every cache."""
+        self.receiver.require(sum(len(section.receiver_ids) for section in sections), after=0)
+        for index, cache in enumerate(self.sharers):
+            read = sum(len(s.sharer_ids[index]) for s in sections[:-1])
+            cache.require(read if cache.buffers else 0, after=0)
 
     def load_sharers(self) -> None:
         """Load and bind what only fusing needs, so that the first section does not wait for it."""
@@ -144,10 +187,58 @@ class Conversation:
 
     def reset(self) -> None:
         """Forget everything said; the buffers are kept, uncleared, for the next conversation."""
-        self.receiver.reset()
-        for cache in self.sharers:
-            cache.reset()
+        self._rewind(0)
+        self._loose_ids.clear()
         self.times = StageTimes()
+
+    def _keep_beginning(self, sections: Sequence[Section]) -> None:
+        """Go back to the last section that the caches and ``sections`` have in common. Ids that the
+        Receiver alone has run since are kept in mind if nothing else came after that section."""
+        common = 0
+        for held, wanted in zip(self._sections, sections, strict=False):
+            if held != wanted:
+                break
+            common += 1
+        if common < len(self._sections):
+            self._loose_ids.clear()
+        self._rewind(common)
+
+    def _rewind(self, num_sections: int) -> None:
+        """Forget all but the first sections. The Receiver's loose ids stay in their slots."""
+        del self._sections[num_sections:]
+        position = sum(section.span for section in self._sections)
+        self.receiver.truncate(sum(len(s.receiver_ids) for s in self._sections), position)
+        for index, cache in enumerate(self.sharers):
+            length = sum(len(s.sharer_ids[index]) for s in self._sections)
+            cache.truncate(length if cache.buffers else 0, position)
+
+    def _can_adopt(self, section: Section) -> bool:
+        """Whether the Receiver's next slots, which it has gone back from, hold this very section."""
+        ids = section.receiver_ids
+        if not ids or tuple(self._loose_ids[: len(ids)]) != ids:
+            return False
+        held = sum(len(s.receiver_ids) for s in self._sections)
+        if self.receiver.length != held:
+            return False  # it has not gone back: these ids are part of the conversation
+        first = self.receiver.next_position
+        positions = self.receiver.key_positions[0, held : held + len(ids)]
+        return bool(np.array_equal(positions, np.arange(first, first + len(ids))))
+
+    def _drop_loose_ids(self) -> None:
+        """Forget ids that the Receiver has gone back from."""
+        if self.receiver.length == sum(len(s.receiver_ids) for s in self._sections):
+            self._loose_ids.clear()
+
+    def _settle_loose_ids(self) -> None:
+        """Before a section comes after ids of the Receiver alone: these become a section, too."""
+        self._drop_loose_ids()
+        if self._loose_ids:
+            span = self.receiver.next_position - sum(section.span for section in self._sections)
+            nothing = ((),) * len(self.sharers)
+            self._sections.append(Section(tuple(self._loose_ids), nothing, UNFUSED, span))
+            for cache in self.sharers:
+                cache.skip(span)
+            self._loose_ids.clear()
 
     def _prefill(self, model: BoundModel, ids: Sequence[int]) -> None:
         for first in range(0, len(ids), self._max_prompt_len):
@@ -163,17 +254,19 @@ class Conversation:
             offsets = np.arange(first, min(first + self._max_prompt_len, length), dtype=np.int64)
             fuser.set_input(names.SLOTS, start + offsets)
             for number, sharer_start in enumerate(sharer_starts, start=1):
-                fuser.set_input(names.sharer_slots(number), sharer_start + offsets)
+                enabled = bool(sharers >> (number - 1) & 1)
+                # A Sharer that is left out may have fewer tokens; its slots are read for nothing.
+                slots = sharer_start + offsets if enabled else np.zeros_like(offsets)
+                fuser.set_input(names.sharer_slots(number), slots)
                 if several:
-                    enabled = np.array([bool(sharers >> (number - 1) & 1)])
-                    fuser.set_input(names.sharer_enabled(number), enabled)
+                    fuser.set_input(names.sharer_enabled(number), np.array([enabled]))
             fuser.run()
 
     def _sharer(self, number: int) -> BoundModel:
         bound = self._bound_sharers[number - 1]
         if bound is None:
             graph = self._session.graph(names.sharer(number))
-            bound = BoundModel(graph, self.sharers[number - 1], None)
+            bound = BoundModel(graph, self.sharers[number - 1])
             self._bound_sharers[number - 1] = bound
         return bound
 
@@ -187,24 +280,29 @@ class Conversation:
             self._bound_fuser = self._session.graph(names.FUSER).bind(inputs, outputs)
         return self._bound_fuser
 
-    def _check_section(
-        self, receiver_ids: Sequence[int], sharer_ids: Sequence[Sequence[int]], sharers: int
-    ) -> None:
+    def _check_section(self, section: Section) -> None:
         num_sharers = len(self.sharers)
+        receiver_ids, sharer_ids, mask = section.receiver_ids, section.sharer_ids, section.mask
         if len(sharer_ids) != num_sharers:
             raise UsageError(
                 f"a section came with ids for {len(sharer_ids)} Sharers; the pair has {num_sharers}",
                 "give one sequence of ids a Sharer",
             )
-        if sharers != NOT_FUSED and not 0 <= sharers < 2**num_sharers:
+        longest = max(len(receiver_ids), *map(len, sharer_ids))
+        if section.span < longest:
             raise UsageError(
-                f"the Sharer mask {sharers} names a Sharer that this pair of {num_sharers} has not",
-                f"use -1 (not fused) or a bitmask below {2**num_sharers}",
+                f"a section of {longest} tokens cannot span {section.span} positions",
+                "leave span out, or give at least the longest length",
+            )
+        if mask != UNFUSED and not 0 < mask < 2**num_sharers:
+            raise UsageError(
+                f"the Sharer mask {mask} is none for a pair of {num_sharers}",
+                f"use -1 (not fused) or a bitmask from 1 to {2**num_sharers - 1}",
             )
         for index, ids in enumerate([receiver_ids, *sharer_ids]):
             self._check_ids(index, ids)
         for number, ids in enumerate(sharer_ids, start=1):
-            fused = sharers != NOT_FUSED and sharers >> (number - 1) & 1
+            fused = mask != UNFUSED and mask >> (number - 1) & 1
             if fused and len(ids) != len(receiver_ids):
                 raise UsageError(
                     f"a fused section has {len(receiver_ids)} Receiver tokens but {len(ids)} tokens "
@@ -232,42 +330,3 @@ class Conversation:
             for cache, state in zip(caches, before, strict=True):
                 cache.truncate(*state)
             raise
-
-
-class BoundModel:
-    """A Receiver or Sharer graph bound to one cache: prefill of many tokens, decode step of one."""
-
-    def __init__(self, graph: OrtGraph, cache: KVCache, logits: np.ndarray | None) -> None:
-        self.cache = cache
-        self._past_length = np.zeros(1, np.int64)
-        self._step_id = np.zeros((1, 1), np.int64)
-        self._step_position = np.zeros((1, 1), np.int64)
-        inputs = {names.past(*key): buffer for key, buffer in cache.buffers.items()}
-        inputs |= {
-            names.PAST_LENGTH: self._past_length,
-            names.KEY_POSITIONS: cache.key_positions,
-            names.TOKEN_IDS: self._step_id,
-            names.POSITIONS: self._step_position,
-        }
-        outputs = {names.present(*key): buffer for key, buffer in cache.buffers.items()}
-        if logits is not None:
-            outputs[names.LOGITS] = logits
-        self._prefill = graph.bind(inputs, outputs)
-        self._step = graph.bind(inputs, outputs)
-
-    def prefill(self, ids: Sequence[int]) -> None:
-        """Append ``ids`` to the cache; logits of the last one where the graph has logits."""
-        positions = self.cache.claim(len(ids))
-        self._past_length[0] = self.cache.length
-        self._prefill.set_input(names.TOKEN_IDS, np.array([ids], np.int64))
-        self._prefill.set_input(names.POSITIONS, positions)
-        self._prefill.run()
-        self.cache.advance(len(ids))
-
-    def step(self, token_id: int) -> None:
-        """Append one token. Nothing is bound or allocated here: the bound memory is rewritten."""
-        self._step_position[:] = self.cache.claim(1)
-        self._step_id[0, 0] = token_id
-        self._past_length[0] = self.cache.length
-        self._step.run()
-        self.cache.advance(1)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from c2c_runtime.alignment import Section
+from c2c_runtime.alignment import UNFUSED, Section
 from c2c_runtime.conversation import Conversation, StageTimes
 from c2c_runtime.detokenizer import StreamingDetokenizer
 from c2c_runtime.errors import UsageError
@@ -73,6 +73,72 @@ class Generation:
     timings: Timings
 
 
+class AnswerWriter:
+    """Logits in, pieces out: chooses each id, turns ids into text, and knows when the answer ends."""
+
+    def __init__(
+        self,
+        session: Session,
+        options: GenerationOptions,
+        sections: Sequence[Section],
+        max_seq_len: int,
+    ) -> None:
+        """``max_seq_len``: of the Receiver's cache. The last id of an answer needs no slot in it."""
+        self._mode = options.mode
+        self._ids = [i for section in sections for i in section.receiver_ids]
+        self._num_prompt = len(self._ids)
+        room = max_seq_len - self._num_prompt + 1
+        self._limit = min(options.max_new_tokens or room, room)
+        self._sampler = Sampler(options.sampling)
+        self._eos_ids = () if options.ignore_eos else session.bundle.manifest.eos_ids
+        self._detokenizer = (
+            StreamingDetokenizer(session.tokenizer()) if session.has_tokenizer else None
+        )
+        self._text: list[str] = []
+        self.finish_reason: FinishReason | None = None
+
+    @property
+    def last_id(self) -> int:
+        """The id that the next decode step runs."""
+        return self._ids[-1]
+
+    def write(self, logits: np.ndarray) -> Piece:
+        """Choose the next id. Sets ``finish_reason`` if it is the last one."""
+        token_id = self._sampler.next_id(logits, self._ids)
+        self._ids.append(token_id)
+        if token_id in self._eos_ids:
+            self.finish_reason = "eos"
+        elif len(self._ids) - self._num_prompt >= self._limit:
+            self.finish_reason = "length"
+        text = ""
+        if self._detokenizer is not None:
+            text = self._detokenizer.push(token_id)
+            if self.finish_reason is not None:
+                text += self._detokenizer.finish()
+            self._text.append(text)
+        return Piece(token_id, text)
+
+    def generation(self, times: StageTimes, first_token_s: float) -> Generation:
+        """The finished answer."""
+        if self.finish_reason is None:
+            raise RuntimeError("the answer is not finished")
+        return Generation(
+            mode=self._mode,
+            text=None if self._detokenizer is None else "".join(self._text),
+            token_ids=tuple(self._ids[self._num_prompt :]),
+            prompt_tokens=self._num_prompt,
+            finish_reason=self.finish_reason,
+            timings=Timings(
+                times.sharer_prefill_s,
+                times.receiver_prefill_s,
+                times.fuse_s,
+                first_token_s,
+                times.decode_s,
+                times.decode_steps,
+            ),
+        )
+
+
 class Answer:
     """An answer in the making: iterate for pieces; ``result`` is there when the iteration ended."""
 
@@ -80,17 +146,12 @@ class Answer:
         self,
         session: Session,
         conversation: Conversation | None,
-        sections: tuple[Section, ...],
+        sections: Sequence[Section],
         options: GenerationOptions,
     ) -> None:
-        if options.mode in ("sharer", "t2t"):
-            raise UsageError(
-                f"mode {options.mode} needs a Sharer that can decode; this bundle holds none",
-                "use --mode c2c or --mode receiver",
-            )
         self._session = session
         self._conversation = conversation
-        self._sections = sections if options.mode == "c2c" else _receiver_alone(sections)
+        self._sections = sections_for_mode(sections, options.mode)
         self._options = options
         self.result: Generation | None = None
 
@@ -106,83 +167,34 @@ class Answer:
         conversation = self._conversation or self._session.conversation()
         if self._options.mode == "c2c":
             conversation.load_sharers()
-        started = time.perf_counter()
         times = conversation.times = StageTimes()
-        history = [i for section in self._sections for i in section.receiver_ids]
-        num_prompt = len(history)
-        limit = self._limit(conversation, num_prompt)
-        sampler = Sampler(self._options.sampling)
-        detokenizer = self._detokenizer()
-        eos_ids = () if self._options.ignore_eos else self._session.bundle.manifest.eos_ids
-
-        logits = self._prefill(conversation)
-        reason: FinishReason | None = None
-        text = ""
-        while reason is None:
-            if len(history) > num_prompt:  # every id but the first follows a decode step
-                step_started = time.perf_counter()
-                logits = conversation.decode(history[-1:])
-                times.decode_s += time.perf_counter() - step_started
-                times.decode_steps += 1
-            token_id = sampler.next_id(logits, history)
-            history.append(token_id)
-            if len(history) == num_prompt + 1:
-                first_token_s = time.perf_counter() - started
-            if token_id in eos_ids:
-                reason = "eos"
-            elif len(history) - num_prompt >= limit:
-                reason = "length"
-            piece = ""
-            if detokenizer is not None:
-                piece = detokenizer.push(token_id)
-                if reason is not None:
-                    piece += detokenizer.finish()
-                text += piece
-            if reason is not None:
-                self.result = Generation(
-                    mode=self._options.mode,
-                    text=text if detokenizer is not None else None,
-                    token_ids=tuple(history[num_prompt:]),
-                    prompt_tokens=num_prompt,
-                    finish_reason=reason,
-                    timings=Timings(
-                        times.sharer_prefill_s,
-                        times.receiver_prefill_s,
-                        times.fuse_s,
-                        first_token_s,
-                        times.decode_s,
-                        times.decode_steps,
-                    ),
-                )
-            yield Piece(token_id, piece)
-
-    def _limit(self, conversation: Conversation, num_prompt: int) -> int:
-        """The most ids that this answer can have. The last one needs no slot: it is never run."""
-        cache = conversation.receiver
-        cache.require(num_prompt)
-        room = cache.max_seq_len - cache.length - num_prompt + 1
-        return min(self._options.max_new_tokens or room, room)
-
-    def _detokenizer(self) -> StreamingDetokenizer | None:
-        if not self._session.has_tokenizer:
-            return None
-        return StreamingDetokenizer(self._session.tokenizer())
-
-    def _prefill(self, conversation: Conversation) -> np.ndarray:
-        """All sections but the last with their Sharers, the last through the Receiver alone."""
-        *fused, last = self._sections
-        for section in fused:
-            conversation.append(
-                section.receiver_ids, section.sharer_ids, section.mask, section.span
-            )
         started = time.perf_counter()
-        logits = conversation.decode(last.receiver_ids)
-        conversation.receiver.skip(last.span - len(last.receiver_ids))
-        conversation.times.receiver_prefill_s += time.perf_counter() - started
-        return logits
+        logits = conversation.prefill(self._sections)
+        writer = AnswerWriter(
+            self._session, self._options, self._sections, conversation.receiver.max_seq_len
+        )
+        piece = writer.write(logits)
+        first_token_s = time.perf_counter() - started
+        while writer.finish_reason is None:
+            yield piece
+            started = time.perf_counter()
+            logits = conversation.decode([writer.last_id])
+            times.decode_s += time.perf_counter() - started
+            times.decode_steps += 1
+            piece = writer.write(logits)
+        self.result = writer.generation(times, first_token_s)
+        yield piece
 
 
-def _receiver_alone(sections: tuple[Section, ...]) -> tuple[Section, ...]:
-    """The same prompt as one section of the Receiver, without gaps for other models' templates."""
+def sections_for_mode(sections: Sequence[Section], mode: Mode) -> tuple[Section, ...]:
+    """A prompt's sections as a mode reads them. ``receiver``: the same ids as one section of the
+    Receiver, without gaps for other models' templates."""
+    if mode in ("sharer", "t2t"):
+        raise UsageError(
+            f"mode {mode} needs a Sharer that can decode; this bundle holds none",
+            "use --mode c2c or --mode receiver",
+        )
+    if mode == "c2c":
+        return tuple(sections)
     ids = tuple(token_id for section in sections for token_id in section.receiver_ids)
-    return (Section(receiver_ids=ids, sharer_ids=(), mask=-1, span=len(ids)),)
+    return (Section(receiver_ids=ids, sharer_ids=(), mask=UNFUSED, span=len(ids)),)

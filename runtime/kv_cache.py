@@ -7,55 +7,55 @@ template padding that a deployment drops still moves positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from c2c_runtime import names
 from c2c_runtime.errors import CapacityError
+from c2c_runtime.manifest import ModelDims
 
+Owner = Literal["Receiver", "Sharer"]
 Cache = np.ndarray  # [batch, kv_heads, max_seq_len, head_dim]
 
 
 class KVCache:
-    """Caches of layers 0..num_layers-1, each [batch, kv_heads, max_seq_len, head_dim].
+    """Caches of layers 0..num_layers-1 of one conversation, each [1, kv_heads, max_seq_len, head_dim].
 
     ``length``: valid tokens. ``next_position``: position of the token that comes next.
-    ``key_positions`` int64 [batch, max_seq_len]: the position of every valid slot.
+    ``key_positions`` int64 [1, max_seq_len]: the position of every valid slot.
     What lies in slots from ``length`` on is garbage and is never read.
     """
 
     def __init__(
-        self,
-        owner: Literal["Receiver", "Sharer"],
-        num_layers: int,
-        num_kv_heads: int,
-        max_seq_len: int,
-        head_dim: int,
-        batch_size: int = 1,
+        self, owner: Owner, buffers: dict[tuple[int, names.Kind], Cache], key_positions: np.ndarray
     ) -> None:
         self.owner = owner
-        self.max_seq_len = max_seq_len
-        shape = (batch_size, num_kv_heads, max_seq_len, head_dim)
-        self.buffers: dict[tuple[int, names.Kind], Cache] = {
-            (layer, kind): np.zeros(shape, np.float32)
-            for layer in range(num_layers)
-            for kind in names.KINDS
-        }
-        self.key_positions = np.zeros((batch_size, max_seq_len), np.int64)
+        self.buffers = buffers
+        self.key_positions = key_positions
+        self.max_seq_len = key_positions.shape[1]
         self.length = 0
         self.next_position = 0
+
+    @classmethod
+    def allocate(cls, owner: Owner, dims: ModelDims, num_layers: int, max_seq_len: int) -> KVCache:
+        """A cache with buffers of its own for the first ``num_layers`` layers of a model."""
+        return allocate_rows(owner, dims, num_layers, max_seq_len, 1)[1][0]
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all buffers."""
         return sum(buffer.nbytes for buffer in self.buffers.values())
 
-    def require(self, num_tokens: int) -> None:
-        """Raise ``CapacityError`` unless ``num_tokens`` more fit."""
-        if self.length + num_tokens > self.max_seq_len:
+    def require(self, num_tokens: int, after: int | None = None) -> None:
+        """Raise ``CapacityError`` unless ``num_tokens`` more fit after ``after`` valid tokens (by
+        default those that are there now)."""
+        after = self.length if after is None else after
+        if after + num_tokens > self.max_seq_len:
+            holds = f" and holds {after}" if after else ""
             raise CapacityError(
-                f"the {self.owner}'s cache holds {self.length} of at most {self.max_seq_len} tokens; "
+                f"the {self.owner}'s cache has room for {self.max_seq_len} tokens{holds}; "
                 f"{num_tokens} more do not fit",
                 "shorten the prompt or --max-new-tokens, or build the bundle with a larger --max-seq-len",
             )
@@ -102,3 +102,32 @@ class KVCache:
         self.advance(num_tokens)
         if next_position is not None:
             self.next_position = next_position
+
+
+@dataclass(frozen=True)
+class RowBuffers:
+    """The memory of several rows: buffers [batch, kv_heads, max_seq_len, head_dim], key_positions
+    [batch, max_seq_len]."""
+
+    buffers: dict[tuple[int, names.Kind], Cache]
+    key_positions: np.ndarray
+
+
+def allocate_rows(
+    owner: Owner, dims: ModelDims, num_layers: int, max_seq_len: int, batch_size: int
+) -> tuple[RowBuffers, list[KVCache]]:
+    """Memory for ``batch_size`` rows, and each row as a cache: a view, with a length of its own."""
+    shape = (batch_size, dims.num_kv_heads, max_seq_len, dims.head_dim)
+    rows = RowBuffers(
+        {(layer, kind): np.zeros(shape, np.float32) for layer in range(num_layers) for kind in names.KINDS},
+        np.zeros((batch_size, max_seq_len), np.int64),
+    )  # fmt: skip
+    caches = [
+        KVCache(
+            owner,
+            {key: buffer[row : row + 1] for key, buffer in rows.buffers.items()},
+            rows.key_positions[row : row + 1],
+        )
+        for row in range(batch_size)
+    ]
+    return rows, caches

@@ -126,9 +126,11 @@ class Session:
     ) -> Answer:
         """Answer a prompt; iterate over the result for pieces, or call its ``finish``.
 
-        Without ``conversation`` a new one is made. Nothing runs before the first piece is asked for.
+        ``conversation``: caches to use; what they hold of the prompt's beginning is not run again, so
+        the next turn of a chat is all its messages in the conversation of the turn before. None: a
+        new one. Nothing runs before the first piece is asked for.
         """
-        return Answer(self, conversation, tuple(sections), options or GenerationOptions())
+        return Answer(self, conversation, sections, options or GenerationOptions())
 
     def chat(self, messages: Sequence[dict[str, str]], **options: Any) -> Iterator[Piece]:
         """Stream the answer to a chat. Options are those of ``GenerationOptions``."""

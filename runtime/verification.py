@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from c2c_runtime import names
-from c2c_runtime.conversation import NOT_FUSED, Conversation
+from c2c_runtime.alignment import UNFUSED
+from c2c_runtime.conversation import Conversation
 from c2c_runtime.errors import BundleError, Problem
 from c2c_runtime.kv_cache import KVCache
 from c2c_runtime.manifest import GoldenSpec
@@ -98,7 +99,7 @@ def _append_sections(conversation: Conversation, case: GoldenSpec, fuse: bool) -
         conversation.append(
             case.receiver_ids[section],
             [ids[section] for ids in case.sharer_ids],
-            mask if fuse else NOT_FUSED,
+            mask if fuse else UNFUSED,
         )
         start += length
     return case.receiver_ids[start:]

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-DATA = Path(__file__).parent / "data"
-GOLDEN = DATA / "golden"
 
 
 def _why_no_gpu() -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from paths import GOLDEN
 from safetensors.numpy import load_file
 
 from c2c_runtime import names

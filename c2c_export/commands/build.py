@@ -112,13 +112,14 @@ def command(
     The pair is checked before anything is traced, and the result is compared with eager PyTorch
     before it gets its name.
     """
-    _refuse_what_is_not_built(backend, targets, precision, max_batch_size)
+    _refuse_what_is_not_built(backend, targets, precision)
     from c2c_export.build import BuildOptions, build_bundle
 
     options = BuildOptions(
         alignment=alignment,
         max_seq_len=max_seq_len,
         max_prompt_len=max_prompt_len,
+        max_batch_size=max_batch_size,
         max_build_memory_bytes=None if max_build_memory is None else int(max_build_memory * 2**30),
         verify=not no_verify,
         force=force,
@@ -154,9 +155,7 @@ def pair_source(
     return explicit_pair(receiver, sharers, fusers, multi_sharer=multi_sharer or "sequential")
 
 
-def _refuse_what_is_not_built(
-    backend: str, targets: tuple[str, ...], precision: str, max_batch_size: int
-) -> None:
+def _refuse_what_is_not_built(backend: str, targets: tuple[str, ...], precision: str) -> None:
     if backend != "ort" or any(target != "cpu" for target in targets):
         raise UnavailableError(
             f"this version builds --backend ort for --target cpu only, not {backend} "
@@ -166,11 +165,6 @@ def _refuse_what_is_not_built(
     if precision != "fp32":
         raise UnavailableError(
             f"this version builds --precision fp32 only, not {precision}", "leave the option out"
-        )
-    if max_batch_size != 1:
-        raise UnavailableError(
-            f"this version builds --max-batch-size 1 only, not {max_batch_size}",
-            "leave the option out",
         )
 
 

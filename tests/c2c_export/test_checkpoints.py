@@ -8,8 +8,8 @@ import struct
 import huggingface_hub
 import pytest
 import torch
-from conftest import GOLDEN
 from huggingface_hub.errors import LocalEntryNotFoundError
+from paths import GOLDEN
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURE_CONFIGS, tiny_model
 

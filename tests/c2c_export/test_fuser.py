@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import GOLDEN
+from paths import GOLDEN
 from safetensors.torch import load_file
 
 from c2c_export.fuser import FUSER_CLASSES, C2CFuserLayer, FuserShape

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import GOLDEN
+from paths import GOLDEN
 
 from c2c_export.fuser_checkpoint import read_fuser
 from c2c_runtime.errors import PairError

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import GOLDEN
+from paths import GOLDEN
 
 from c2c_export.fuser import FuserShape
 from c2c_export.fuser_checkpoint import read_fuser

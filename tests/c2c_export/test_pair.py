@@ -7,8 +7,8 @@ import json
 
 import huggingface_hub
 import pytest
-from conftest import GOLDEN
 from huggingface_hub.errors import LocalEntryNotFoundError
+from paths import GOLDEN
 from tiny_models import tiny_pair
 
 from c2c_export import demo

@@ -1,0 +1,1 @@
+"""Measurements against peers, and pairs of full size to measure on."""
