@@ -8,9 +8,9 @@ computation: Fu et al., "Cache-to-Cache", arXiv 2510.03215, and its published ch
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -45,20 +45,35 @@ class FuserShape:
         )
 
 
+@dataclass(frozen=True)
+class SectionLimits:
+    """How a Fuser depends on where a section begins and ends.
+
+    ``whole``: the option because of which a section must be fused in one call and not in chunks,
+    since a token's fusion depends on the section's other tokens or on its place among them; None
+    where each token is fused on its own. ``max_len``: the longest section there are weights for.
+    """
+
+    whole: str | None = None
+    max_len: int | None = None
+
+
 class FuserLayer(nn.Module):
     """One Receiver layer's Fuser. Inference only: gates are constants, read with the weights.
 
-    Subclasses say how a key or value is fused, and how their published ``init_args`` are read.
+    Subclasses say what becomes of a section, and how their published ``init_args`` are read.
+    ``writes``: the kinds of cache that the layer changes; none until weights are loaded.
     """
 
     published_name: ClassVar[str]
     shape: FuserShape
+    writes: frozenset[Kind]
 
     def __init__(self) -> None:
         super().__init__()
-        self._gates: dict[Kind, bool] = {"key": False, "value": False}
-        # A published checkpoint starts with logits of 0, closed; the weights say what they became.
-        self.register_load_state_dict_post_hook(FuserLayer._read_gates)
+        self.writes = frozenset()
+        # Gates become Python constants, so that nothing of a closed branch is traced.
+        self.register_load_state_dict_post_hook(lambda layer, _: layer.read_gates())
 
     @classmethod
     @abstractmethod
@@ -71,40 +86,6 @@ class FuserLayer(nn.Module):
         """A layer, in float32 and untrained, from ``init_args`` that pass ``check_init_args``."""
 
     @abstractmethod
-    def gate_logit(self, kind: Kind) -> Tensor:
-        """The trained logit of a gate, a scalar."""
-
-    @abstractmethod
-    def fuse_key(self, sharer_key: Tensor, receiver_key: Tensor) -> Tensor:
-        """Fused key of a section: [batch, heads, tokens, head_dim] of each side -> as the Receiver.
-
-        Keys come as they lie in the cache, after rotary embedding.
-        """
-
-    @abstractmethod
-    def fuse_value(self, sharer_value: Tensor, receiver_value: Tensor) -> Tensor:
-        """Fused value of a section; shapes as ``fuse_key``."""
-
-    @property
-    def key_gate(self) -> bool:
-        """Whether keys are fused at all. False: ``fuse_key`` gives back what it got."""
-        return self._gates["key"]
-
-    @property
-    def value_gate(self) -> bool:
-        """Whether values are fused at all. False: ``fuse_value`` gives back what it got."""
-        return self._gates["value"]
-
-    @property
-    def writes(self) -> frozenset[Kind]:
-        """The kinds of cache that this layer changes: those whose gate is open."""
-        return frozenset(kind for kind in KINDS if self._gates[kind])
-
-    @property
-    def reads(self) -> frozenset[Kind]:
-        """The kinds of cache, of both models, that it takes to compute ``writes``."""
-        return self.writes
-
     def forward(
         self,
         sharer_key: Tensor | None,
@@ -114,18 +95,33 @@ class FuserLayer(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Fused key and value of one section, each [batch, kv_heads, tokens, head_dim].
 
-        A kind that is not in ``reads`` may be None; one that is not in ``writes`` comes back as it
-        was given.
+        Keys come as they lie in the cache, after rotary embedding. A kind that is not in ``reads``
+        may be None; one that is not in ``writes`` comes back as it was given.
         """
-        return (
-            self.fuse_key(sharer_key, receiver_key),
-            self.fuse_value(sharer_value, receiver_value),
-        )
 
-    @staticmethod
-    def _read_gates(module: nn.Module, _: object) -> None:
-        assert isinstance(module, FuserLayer)
-        module._gates = {kind: bool(module.gate_logit(kind) > 0) for kind in KINDS}
+    @abstractmethod
+    def read_gates(self) -> None:
+        """Set ``writes`` to what the weights, as they are now, change. Called when any are loaded."""
+
+    @property
+    def reads(self) -> frozenset[Kind]:
+        """The kinds of cache, of both models, that it takes to compute ``writes``."""
+        return self.writes
+
+    @property
+    def key_gate(self) -> bool:
+        """Whether keys are changed at all."""
+        return "key" in self.writes
+
+    @property
+    def value_gate(self) -> bool:
+        """Whether values are changed at all."""
+        return "value" in self.writes
+
+    @property
+    def section_limits(self) -> SectionLimits:
+        """What a section must be like; by default anything goes."""
+        return SectionLimits()
 
 
 class _Block(nn.Module):
@@ -216,25 +212,14 @@ class C2CFuserLayer(FuserLayer):
     def check_init_args(cls, init_args: Mapping[str, object]) -> list[Problem]:
         """Missing, unknown or impossible arguments."""
         known = {field.name for field in fields(_C2CArgs)}
-        problems = [
-            Problem(f"init_args lack {name}", "take the projector_N.json that training wrote")
-            for name in ("source_dim", "target_dim")
-            if name not in init_args
+        problems = check_names(cls.published_name, init_args, known | _TRAINING_ARGS)
+        problems += [
+            Problem(f"init_args: {name} is {value!r}", "it must be a number of 1 or more")
+            for name, value in init_args.items()
+            if name in known and not is_count(value)
         ]
-        for name, value in init_args.items():
-            if name not in known | _TRAINING_ARGS:
-                problems.append(
-                    Problem(
-                        f"init_args hold {name}, which class C2CProjector does not know",
-                        f"known are {', '.join(sorted(known | _TRAINING_ARGS))}",
-                    )
-                )
-            elif name in known and (type(value) is not int or value < 1):
-                problems.append(
-                    Problem(f"init_args: {name} is {value!r}", "it must be a number of 1 or more")
-                )
         num_layers = init_args.get("num_layers", cls.min_num_layers)
-        if type(num_layers) is int and 1 <= num_layers < cls.min_num_layers:
+        if is_count(num_layers) and num_layers < cls.min_num_layers:
             problems.append(
                 Problem(
                     f"init_args: num_layers is {num_layers}",
@@ -253,26 +238,36 @@ class C2CFuserLayer(FuserLayer):
         )
         return cls(shape, args.hidden_dim, args.intermediate_dim, args.num_layers)
 
-    def gate_logit(self, kind: Kind) -> Tensor:
-        """``{kind}_gate_logit``; a logit of exactly 0 is a closed gate."""
-        return self.get_parameter(f"{kind}_gate_logit")
-
-    def fuse_key(self, sharer_key: Tensor, receiver_key: Tensor) -> Tensor:
-        """[batch, heads, tokens, head_dim] of each side -> fused key, as the Receiver's."""
-        return self._fuse("key", sharer_key, receiver_key) if self.key_gate else receiver_key
-
-    def fuse_value(self, sharer_value: Tensor, receiver_value: Tensor) -> Tensor:
-        """[batch, heads, tokens, head_dim] of each side -> fused value, as the Receiver's."""
-        return (
-            self._fuse("value", sharer_value, receiver_value) if self.value_gate else receiver_value
+    def read_gates(self) -> None:
+        """A kind is changed if its ``{kind}_gate_logit`` is above 0; exactly 0 is closed."""
+        self.writes = frozenset(
+            kind for kind in KINDS if bool(self.get_parameter(f"{kind}_gate_logit") > 0)
         )
 
-    def _fuse(self, kind: Kind, sharer: Tensor, receiver: Tensor) -> Tensor:
+    def forward(
+        self,
+        sharer_key: Tensor | None,
+        sharer_value: Tensor | None,
+        receiver_key: Tensor | None,
+        receiver_value: Tensor | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Fused key and value, each on its own."""
+        return (
+            self._fuse("key", sharer_key, receiver_key) if self.key_gate else receiver_key,
+            self._fuse("value", sharer_value, receiver_value)
+            if self.value_gate
+            else receiver_value,
+        )
+
+    def _fuse(self, kind: Kind, sharer: Tensor | None, receiver: Tensor | None) -> Tensor:
+        assert sharer is not None
+        assert receiver is not None
+
         def part(name: str, x: Tensor) -> Tensor:
             y: Tensor = self.get_submodule(f"{kind}_{name}")(x)
             return y
 
-        both = torch.cat([_join_heads(sharer), _join_heads(receiver)], dim=-1)
+        both = torch.cat([join_heads(sharer), join_heads(receiver)], dim=-1)
         x = part("mlp1", part("in", both))  # [batch, tokens, hidden_dim]
         projection = part("proj_out", part("proj_mlp2", x)).unflatten(
             -1, (self.shape.receiver_heads, self.shape.receiver_dim)
@@ -282,12 +277,31 @@ class C2CFuserLayer(FuserLayer):
         return (receiver.float() + change).to(receiver.dtype)
 
 
-def _join_heads(cache: Tensor) -> Tensor:
+def check_names(
+    class_name: str, init_args: Mapping[str, object], known: Collection[str]
+) -> list[Problem]:
+    """Arguments of a class that are missing, or that it does not know."""
+    problems = [
+        Problem(f"init_args lack {name}", "take the projector_N.json that training wrote")
+        for name in ("source_dim", "target_dim")
+        if name not in init_args
+    ]
+    problems += [
+        Problem(
+            f"init_args hold {name}, which class {class_name} does not know",
+            f"known are {', '.join(sorted(known))}",
+        )
+        for name in init_args
+        if name not in known
+    ]
+    return problems
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether an argument is a whole number of 1 or more."""
+    return type(value) is int and value >= 1
+
+
+def join_heads(cache: Tensor) -> Tensor:
     """[batch, heads, tokens, head_dim] -> [batch, tokens, heads * head_dim]."""
     return cache.transpose(1, 2).flatten(2)
-
-
-# Where a new Fuser class plugs in. Published class names compare case-insensitively.
-FUSER_CLASSES: dict[str, type[FuserLayer]] = {
-    layer_class.published_name.lower(): layer_class for layer_class in (C2CFuserLayer,)
-}

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import torch
 
-from c2c_export.fuser import FUSER_CLASSES, FuserLayer, FuserShape
+from c2c_export.fuser import FuserLayer, FuserShape
+from c2c_export.fuser_classes import FUSER_CLASSES
 from c2c_export.fuser_weights import check_weights, load_layer, read_state_dict
 from c2c_runtime.errors import PairError, Problem
 from c2c_runtime.manifest import LayerLink

@@ -91,7 +91,7 @@ def read_manifest(root: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         version = data["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError("", [Problem(f"{path} is damaged: {error!r}", _REBUILD)]) from error
     if version != SCHEMA_VERSION:
         raise BundleError(

@@ -25,9 +25,7 @@ Example:
     "-o", "--output", type=click.Path(path_type=Path, exists=False), required=True, help="New directory."
 )  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--dtype", type=click.Choice(list(DTYPES)), default="bfloat16", show_default=True
-)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), default="bfloat16", show_default=True)
 def main(receiver: str, sharer: str, output: Path, seed: int, dtype: str) -> None:
     """Write checkpoints of RECEIVER and SHARER and a Fuser between them, with random weights."""
     if output.exists():

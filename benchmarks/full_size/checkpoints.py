@@ -81,9 +81,7 @@ def _shards(model: PreTrainedModel, seed: int, dtype: torch.dtype) -> Iterator[d
     yield shard
 
 
-def _random_weight(
-    name: str, shape: torch.Size, config: Any, generator: torch.Generator
-) -> Tensor:
+def _random_weight(name: str, shape: torch.Size, config: Any, generator: torch.Generator) -> Tensor:
     """Normal, as wide as models are initialised; norms near 1, biases as large as Qwen2's are."""
     noise = torch.randn(shape, generator=generator)
     if "norm" in name:  # Gemma's norms multiply by 1 + weight, all others by weight

@@ -9,8 +9,9 @@ import torch
 from paths import GOLDEN
 from safetensors.torch import load_file
 
-from c2c_export.fuser import FUSER_CLASSES, C2CFuserLayer, FuserShape
+from c2c_export.fuser import C2CFuserLayer, FuserShape
 from c2c_export.fuser_checkpoint import read_fuser
+from c2c_export.fuser_classes import FUSER_CLASSES
 from c2c_runtime.names import KINDS
 
 FP32_CASES = sorted(
@@ -31,7 +32,9 @@ def sections_of(case):
     return fused
 
 
-@pytest.mark.parametrize("name", FP32_CASES)
+@pytest.mark.parametrize(
+    "name", [name for name in FP32_CASES if (GOLDEN / name / "fuser").is_dir()]
+)
 def test_fused_caches_equal_the_reference(name):
     folder = GOLDEN / name
     case = json.loads((folder / "case.json").read_text())
@@ -134,19 +137,19 @@ def test_a_closed_gate_computes_nothing_even_with_broken_weights():
     assert value.isfinite().all()
 
 
-def test_one_fuse_a_kind_equals_forward():
+def test_keys_and_values_do_not_read_each_other():
     layer = random_layer(1.0, 1.0)
     sharer, receiver = caches()
     key, value = layer(*sharer, *receiver)
-    assert torch.equal(key, layer.fuse_key(sharer[0], receiver[0]))
-    assert torch.equal(value, layer.fuse_value(sharer[1], receiver[1]))
+    assert torch.equal(key, layer(*sharer, receiver[0], torch.zeros_like(receiver[1]))[0])
+    assert torch.equal(value, layer(*sharer, torch.zeros_like(receiver[0]), receiver[1])[1])
 
 
 def test_each_token_is_fused_on_its_own():
     layer = random_layer(1.0, 1.0)
     sharer, receiver = caches()
-    whole = layer.fuse_key(sharer[0], receiver[0])
-    one = layer.fuse_key(sharer[0][:, :, 3:4], receiver[0][:, :, 3:4])
+    whole = layer(*sharer, *receiver)[0]
+    one = layer(*(cache[:, :, 3:4] for cache in (*sharer, *receiver)))[0]
     torch.testing.assert_close(whole[:, :, 3:4], one)
 
 

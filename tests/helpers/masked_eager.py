@@ -23,12 +23,13 @@ Caches = dict[tuple[int, str], np.ndarray]
 
 @dataclass(frozen=True)
 class Yardstick:
-    """Real tokens only: caches before the last section [1, kv_heads, tokens, head_dim], and the
-    logits after its last real token [vocab_size]."""
+    """Real tokens only: caches before the last section [1, kv_heads, tokens, head_dim], the logits
+    after its last real token [vocab_size], and the greedy answer."""
 
     receiver: Caches
     sharer: Caches
     logits: np.ndarray
+    greedy_ids: tuple[int, ...]
 
 
 def masked_eager(
@@ -36,6 +37,7 @@ def masked_eager(
     sharer: PreTrainedModel,
     fuser: FuserCheckpoint,
     sections: Sequence[Section],
+    num_greedy: int = 1,
 ) -> Yardstick:
     own = _Padded([(s.receiver_ids, s.span) for s in sections])
     other = _Padded([(s.sharer_ids[0] if s.sharer_ids else (), s.span) for s in sections[:-1]])
@@ -63,9 +65,14 @@ def masked_eager(
     before_last = _real(cache, own, start)
     output = _forward(receiver, own, start, len(own.ids), cache)
     last_real = len(sections[-1].receiver_ids) - 1
-    return Yardstick(
-        before_last, _real(sharer_cache, other, start), output.logits[0, last_real].numpy()
-    )
+    logits = output.logits[0, last_real]
+    greedy_ids = [int(logits.argmax())]
+    while len(greedy_ids) < num_greedy:
+        own.append(greedy_ids[-1])
+        output = _forward(receiver, own, len(own.ids) - 1, len(own.ids), cache)
+        greedy_ids.append(int(output.logits[0, -1].argmax()))
+    sharer_caches = _real(sharer_cache, other, start)
+    return Yardstick(before_last, sharer_caches, logits.numpy(), tuple(greedy_ids))
 
 
 class _Padded:
@@ -78,6 +85,11 @@ class _Padded:
             missing = span - len(ids)
             self.ids += [*ids, *[PAD] * missing]
             self.is_real += [1] * len(ids) + [0] * missing
+
+    def append(self, token_id: int) -> None:
+        """One more real token."""
+        self.ids.append(token_id)
+        self.is_real.append(1)
 
 
 def _forward(model, padded: _Padded, start: int, stop: int, cache: DynamicCache):
