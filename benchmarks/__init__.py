@@ -1,1 +1,1 @@
-"""Measurements against peers, and pairs of full size to measure on."""
+"""Measurements against peers, as ratios within one run. Not part of the installed packages."""
