@@ -11,6 +11,8 @@ PYTHON ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TYPECHECK := .typecheck
+# A file's tests share bundles that take seconds to build, so they stay on one of the two workers.
+PYTEST_ARGS := -n 2 --dist loadscope --no-loadscope-reorder
 SOURCES := c2c_export engines runtime tests benchmarks
 
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS)
@@ -54,10 +56,10 @@ demo: $(STAMP) ## build the demo pair, verify it and let it answer
 	$(BIN)/c2c-export demo
 
 test: $(STAMP) ## every test, those on real model weights included
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## the tests that need neither real weights nor a GPU
-	$(BIN)/pytest -n 2 -m "not real and not gpu"
+	$(BIN)/pytest $(PYTEST_ARGS) -m "not real and not gpu"
 
 lint: $(STAMP) ## ruff: rules and formatting
 	$(BIN)/ruff check .

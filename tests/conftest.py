@@ -22,6 +22,8 @@ def _why_no_gpu() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest first, so that no worker is left alone with them at the end.
+    items.sort(key=lambda item: 0 if item.get_closest_marker("real") else 1)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and (reason := _why_no_gpu()):
         for item in marked:

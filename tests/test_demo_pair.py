@@ -9,7 +9,7 @@ import pytest
 
 from c2c_runtime.session import Session
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.real
 
 PROMPTS = (
     "The capital of France is",
