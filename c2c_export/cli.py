@@ -6,6 +6,7 @@ Commands load on use, so that ``run`` on a device never imports what only ``buil
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 
@@ -79,7 +80,8 @@ def _run(args: list[str], debug: bool) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted; nothing was left behind", 130, debug)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left, as `head` does: no message
+        # The reader of our output left, as `head` does. Flushing at exit must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except C2CError as error:
         return _fail(str(error), error.exit_code, debug)
