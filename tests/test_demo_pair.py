@@ -6,7 +6,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from masked_eager import masked_eager
+from paths import DATA
+from real_models import smollm2_tokenizer
 
+from c2c_export.build import BuildOptions, build_bundle
+from c2c_export.checkpoints import load_model, resolve_model
+from c2c_export.demo import gemma3_gguf, smollm2_gguf
+from c2c_export.fuser_checkpoint import read_fuser
+from c2c_export.pair import parse_pair
+from c2c_export.progress import Stages
+from c2c_runtime.generation import GenerationOptions
 from c2c_runtime.session import Session
 
 pytestmark = pytest.mark.real
@@ -23,10 +34,6 @@ NUM_TOKENS = 64
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    from c2c_export.build import BuildOptions, build_bundle
-    from c2c_export.pair import parse_pair
-    from c2c_export.progress import Stages
-
     path = tmp_path_factory.mktemp("demo") / "demo.bundle"
     report = build_bundle(parse_pair("demo"), path, BuildOptions(), Stages())
     assert all(comparison.ok for comparison in report.comparisons)
@@ -36,16 +43,10 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def receiver():
-    from c2c_export.checkpoints import load_model, resolve_model
-    from c2c_export.demo import smollm2_gguf
-
     return load_model(resolve_model(str(smollm2_gguf())))
 
 
 def test_receiver_mode_gives_the_tokens_of_transformers(bundle, receiver, cli):
-    import torch
-    from real_models import smollm2_tokenizer
-
     tokenizer = smollm2_tokenizer()
     for prompt in PROMPTS:
         inputs = tokenizer(prompt, return_tensors="pt")
@@ -58,37 +59,36 @@ def test_receiver_mode_gives_the_tokens_of_transformers(bundle, receiver, cli):
         assert called.json["text"] == tokenizer.decode(expected, skip_special_tokens=True)
 
 
-def test_a_chat_equals_one_masked_eager_pass_over_the_padded_sequence(bundle, receiver):
-    """Template padding is dropped and its positions kept: caches and first logits are those of the
-    training-time computation, which masks the padding."""
-    from masked_eager import masked_eager
-
-    from c2c_export.checkpoints import load_model, resolve_model
-    from c2c_export.demo import gemma3_gguf
-    from c2c_export.fuser_checkpoint import read_fuser
-    from c2c_export.pair import parse_pair
-
-    messages = [
-        {"role": "system", "content": "You answer in one short sentence."},
-        {"role": "user", "content": "Why is the sky blue?"},
-    ]
+def test_the_golden_chats_equal_one_masked_eager_pass_over_the_padded_sequence(bundle, receiver):
+    """Template padding is dropped and its positions kept: caches, first logits and greedy tokens are
+    those of the training-time computation, which masks the padding."""
     sharer = load_model(resolve_model(str(gemma3_gguf())))
     fuser = read_fuser(parse_pair("demo").fusers[0])
+    golden = json.loads((DATA / "alignment_smollm2_from_gemma3.json").read_text("utf-8"))
+    chats = {str(chat["messages"]): chat["messages"] for chat in golden["chats"]}
+    assert chats
     with Session.open(bundle) as session:
-        sections = session.sections_of_chat(messages)
-        lengths = [(len(s.receiver_ids), len(s.sharer_ids[0])) for s in sections[:-1]]
-        assert any(own != other for own, other in lengths), "no padding: this chat tests nothing"
-        yardstick = masked_eager(receiver, sharer, fuser, sections)
         conversation = session.conversation()
-        for section in sections[:-1]:
-            conversation.append(
-                section.receiver_ids, section.sharer_ids, section.mask, section.span
+        for messages in chats.values():
+            sections = session.sections_of_chat(messages)
+            lengths = [(len(s.receiver_ids), len(s.sharer_ids[0])) for s in sections]
+            assert any(own != other for own, other in lengths), (
+                "no padding: this chat tests nothing"
             )
-        for key, expected in yardstick.receiver.items():
-            _close(conversation.receiver.valid(*key), expected)
-        for key in conversation.sharers[0].buffers:
-            _close(conversation.sharers[0].valid(*key), yardstick.sharer[key])
-        _close(conversation.decode(sections[-1].receiver_ids), yardstick.logits)
+            yardstick = masked_eager(receiver, sharer, fuser, sections, num_greedy=24)
+            conversation.reset()
+            for section in sections[:-1]:
+                conversation.append(
+                    section.receiver_ids, section.sharer_ids, section.mask, section.span
+                )
+            for key, expected in yardstick.receiver.items():
+                _close(conversation.receiver.valid(*key), expected)
+            for key in conversation.sharers[0].buffers:
+                _close(conversation.sharers[0].valid(*key), yardstick.sharer[key])
+            _close(conversation.decode(sections[-1].receiver_ids), yardstick.logits)
+            options = GenerationOptions(max_new_tokens=24, ignore_eos=True)
+            answer = session.answer(sections, options, conversation).finish()
+            assert answer.token_ids == yardstick.greedy_ids
 
 
 def test_verify_repeats_the_check_from_the_bundle(bundle, cli):
