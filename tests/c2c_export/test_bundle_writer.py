@@ -1,0 +1,90 @@
+"""Writing a bundle's directory: all of it under its name, or nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from c2c_export.bundle_writer import write_bundle
+from c2c_runtime.bundle import MANIFEST_NAME
+from c2c_runtime.errors import UsageError
+
+
+def write(target, content: str = "new", force: bool = False):
+    with write_bundle(target, force=force) as writer:
+        (writer.path / MANIFEST_NAME).write_text(content)
+        writer.commit()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_committed_bundle_has_its_name_and_nothing_lies_beside_it(tmp_path):
+    target = tmp_path / "deep" / "down" / "a.bundle"
+    write(target)
+    assert (target / MANIFEST_NAME).read_text() == "new"
+    assert names(target.parent) == ["a.bundle"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_is_not_committed_is_gone_and_the_old_bundle_stays(tmp_path, error):
+    target = tmp_path / "a.bundle"
+    write(target, "old")
+    with pytest.raises(error), write_bundle(target, force=True) as writer:  # noqa: PT012
+        (writer.path / MANIFEST_NAME).write_text("new")
+        assert (target / MANIFEST_NAME).read_text() == "old"
+        raise error
+    assert (target / MANIFEST_NAME).read_text() == "old"
+    assert names(tmp_path) == ["a.bundle"]
+
+
+def test_force_replaces_the_old_bundle(tmp_path):
+    target = tmp_path / "a.bundle"
+    write(target, "old")
+    with pytest.raises(UsageError, match="--force"):
+        write(target)
+    write(target, force=True)
+    assert (target / MANIFEST_NAME).read_text() == "new"
+    assert names(tmp_path) == ["a.bundle"]
+
+
+def test_two_builds_of_one_target_do_not_mix(tmp_path):
+    target = tmp_path / "a.bundle"
+    with write_bundle(target) as writer:
+        with pytest.raises(UsageError, match="another build"):
+            write(target)
+        write(tmp_path / "b.bundle")  # another target is nobody's business
+        (writer.path / MANIFEST_NAME).write_text("first")
+        writer.commit()
+    assert (target / MANIFEST_NAME).read_text() == "first"
+    assert names(tmp_path) == ["a.bundle", "b.bundle"]
+
+
+def test_what_a_killed_build_left_is_cleared(tmp_path):
+    target = tmp_path / "a.bundle"
+    (tmp_path / ".a.bundle.partial-xyz").mkdir()
+    (tmp_path / ".a.bundle.partial-xyz" / "weights").write_text("half")
+    write(target)
+    assert names(tmp_path) == ["a.bundle"]
+
+
+def test_a_replacement_that_was_killed_half_way_is_undone(tmp_path):
+    """Between the two renames the old bundle has another name, and the target is not there."""
+    target = tmp_path / "a.bundle"
+    write(target, "old")
+    target.rename(tmp_path / ".a.bundle.replaced")
+    with pytest.raises(UsageError, match="exists"):
+        write(target)
+    assert (target / MANIFEST_NAME).read_text() == "old"
+    write(target, force=True)
+    assert names(tmp_path) == ["a.bundle"]
+
+
+def test_a_replaced_bundle_that_was_not_removed_is_removed(tmp_path):
+    target = tmp_path / "a.bundle"
+    write(target, "old")
+    (tmp_path / ".a.bundle.replaced").mkdir()
+    write(target, force=True)
+    assert names(tmp_path) == ["a.bundle"]
+    assert (target / MANIFEST_NAME).read_text() == "new"
