@@ -104,3 +104,21 @@ def _compare(prefix, cache, expected) -> int:
 def test_the_golden_folders_are_here():
     assert Path(GOLDEN, "qwen3_from_qwen2", "case.json").is_file()
     assert len(CASES) >= 6
+
+
+def test_a_bf16_checkpoint_becomes_an_fp32_bundle(cli, tmp_path):
+    """Its weights are computed with in fp32, so its fused caches are near the reference's bf16 ones
+    and its tokens are those of eager fp32, which the build verifies."""
+    folder = GOLDEN / "bf16"
+    sides = [
+        item for side in ("receiver", "sharer", "fuser") for item in (f"--{side}", folder / side)
+    ]
+    called = cli("build", *sides, "--max-seq-len", 64, "-o", tmp_path / "bundle", "--json")
+    assert called.code == 0, called.err
+    assert all(item["max_rel"] <= 1e-4 for item in called.json["comparisons"])
+    with Session.open(tmp_path / "bundle") as session:
+        manifest = session.bundle.manifest
+        assert manifest.precision == "fp32"
+        assert manifest.pair.receiver.dtype == "bfloat16"
+        caches = {spec.dtype for graph in manifest.graphs for spec in graph.outputs}
+        assert caches == {"float32"}

@@ -1,0 +1,238 @@
+"""Exported graphs against eager transformers, at the shapes that hurt, on tiny models of each
+architecture: windows passed, rope scaling past its original context, dirty buffers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from tiny_bundles import made_once
+from tiny_models import LLAMA3_ROPE, tiny_model
+from transformers import DynamicCache
+
+from c2c_export.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_export.export_model import export_receiver, export_sharer
+from c2c_runtime import names
+from c2c_runtime.bound_model import BoundModel
+from c2c_runtime.kv_cache import KVCache, allocate_rows
+from c2c_runtime.manifest import GraphSpec
+from c2c_runtime.ort_backend import OrtGraph
+
+CAPACITY = 64
+MODELS = {
+    "llama": {"rope_parameters": LLAMA3_ROPE, "layers": 2, "tie_word_embeddings": True},
+    "mistral": {"layers": 2},
+    "qwen2": {"layers": 2},
+    "qwen3": {"layers": 2, "head_dim": 24},
+    "gemma3_text": {"layers": 7},
+    "odd_heads": {"layers": 2, "head_dim": 12, "sliding_window": 16},
+}
+ARCHITECTURES = {"odd_heads": "mistral"}
+IDS = [int(i) for i in np.random.default_rng(5).integers(3, 256, CAPACITY)]
+
+
+class Exported:
+    """A tiny model in eager PyTorch, and its Receiver graph on ONNX Runtime."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        source = resolve_model(str(directory / "model"))
+        self.name = name
+        self.eager = load_model(source)
+        self.dims = model_dims(read_config(source), source)
+        self.spec = self.spec_of(directory)
+        self.data = directory / "graphs" / "receiver.onnx.data"
+        self.graph = OrtGraph(directory / "graphs" / "receiver.onnx", 1)
+
+    @staticmethod
+    def spec_of(directory: Path):
+        return TypeAdapter(GraphSpec).validate_json((directory / "spec.json").read_text())
+
+    def bound(self, fill: float = np.nan) -> BoundModel:
+        cache = KVCache.allocate("Receiver", self.dims, self.dims.num_layers, CAPACITY)
+        for buffer in cache.buffers.values():
+            buffer.fill(fill)
+        return BoundModel(self.graph, cache, self.dims.vocab_size)
+
+    def expected(self, ids, positions=None, mask=None):
+        """Eager logits of the last token, and caches, of one pass."""
+        cache = DynamicCache()
+        with torch.no_grad():
+            logits = self.eager(
+                input_ids=torch.tensor([ids]),
+                position_ids=None if positions is None else torch.tensor([positions]),
+                attention_mask=None if mask is None else torch.tensor([mask]),
+                cache=cache,
+                use_cache=True,
+            ).logits[0, -1]
+        return logits.numpy(), cache
+
+    def check(self, model: BoundModel, ids) -> None:
+        logits, cache = self.expected(ids)
+        np.testing.assert_allclose(model.logits, logits, rtol=0, atol=1e-4)
+        assert model.cache.length == len(ids)
+        for layer, cached in enumerate(cache.layers):
+            for kind, wanted in (("key", cached.keys), ("value", cached.values)):
+                found = model.cache.valid(layer, kind)
+                np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-4)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request, tmp_path_factory):
+    name = request.param
+
+    def make(directory: Path) -> None:
+        path = tiny_model(directory / "model", ARCHITECTURES.get(name, name), **MODELS[name])
+        source = resolve_model(str(path))
+        dims = model_dims(read_config(source), source)
+        spec = export_receiver(load_model(source, "c2c"), dims, directory / "graphs")
+        (directory / "spec.json").write_bytes(TypeAdapter(GraphSpec).dump_json(spec))
+
+    return Exported(name, made_once(tmp_path_factory, f"export_{name}", make))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 17, 40, CAPACITY])
+def test_a_prefill_into_an_empty_dirty_cache(model, num_tokens):
+    bound = model.bound()
+    bound.prefill(IDS[:num_tokens])
+    model.check(bound, IDS[:num_tokens])
+
+
+@pytest.mark.parametrize("cuts", [(1, 2), (5, 40), (20, 21, 41), (63, 64)])
+def test_tokens_appended_to_a_cache_that_is_not_empty(model, cuts):
+    """Several tokens, one token, past the window and past the original context."""
+    bound = model.bound()
+    start = 0
+    for stop in cuts:
+        bound.prefill(IDS[start:stop])
+        start = stop
+    model.check(bound, IDS[: cuts[-1]])
+
+
+def test_decode_steps_to_the_last_slot(model):
+    bound = model.bound()
+    bound.prefill(IDS[:50])
+    for token_id in IDS[50:]:
+        bound.step(token_id)
+    model.check(bound, IDS)
+
+
+def test_a_used_cache_is_as_good_as_a_new_one(model):
+    bound = model.bound()
+    bound.prefill(IDS)
+    bound.cache.reset()
+    bound.prefill(IDS[30:50])
+    bound.step(IDS[50])
+    model.check(bound, IDS[30:51])
+
+
+def test_positions_ahead_of_the_cache_equal_masked_padding(model):
+    """Padding after 10 and after 30 tokens; a window of 16 positions counts over it."""
+    real = [*range(10), *range(15, 35), *range(41, 46)]
+    padded = [IDS[i] if i in real else 0 for i in range(46)]
+    logits, cache = model.expected(padded, list(range(46)), [int(i in real) for i in range(46)])
+    bound = model.bound()
+    for start, stop, gap in ((0, 10, 5), (15, 35, 6), (41, 46, 0)):
+        bound.prefill(IDS[start:stop])
+        bound.cache.skip(gap)
+    np.testing.assert_allclose(bound.logits, logits, rtol=0, atol=1e-4)
+    for layer, cached in enumerate(cache.layers):
+        wanted = cached.keys[:, :, real].numpy()
+        np.testing.assert_allclose(bound.cache.valid(layer, "key"), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_batch_of_any_size_after_tracing_with_two(model, batch_size):
+    """Rows of one length, run at once by the graph itself."""
+    rows, _ = allocate_rows("Receiver", model.dims, model.dims.num_layers, CAPACITY, batch_size)
+    ids = np.array([IDS[row : row + 20] for row in range(batch_size)], np.int64)
+    rows.key_positions[:, :20] = np.arange(20)
+    logits = np.zeros((batch_size, model.dims.vocab_size), np.float32)
+    inputs = {names.past(*key): buffer for key, buffer in rows.buffers.items()}
+    inputs |= {
+        names.TOKEN_IDS: ids,
+        names.POSITIONS: np.tile(np.arange(20), (batch_size, 1)),
+        names.PAST_LENGTH: np.zeros(batch_size, np.int64),
+        names.KEY_POSITIONS: rows.key_positions,
+    }
+    outputs = {names.present(*key): buffer for key, buffer in rows.buffers.items()}
+    model.graph.bind(inputs, outputs | {names.LOGITS: logits}).run()
+    for row in range(batch_size):
+        expected, _ = model.expected(ids[row].tolist())
+        np.testing.assert_allclose(logits[row], expected, rtol=0, atol=1e-4)
+
+
+def test_names_and_shapes_follow_the_contract(model):
+    dims = model.dims
+    cache_shape = ("batch", dims.num_kv_heads, "max_seq_len", dims.head_dim)
+    by_name = {spec.name: spec for spec in (*model.spec.inputs, *model.spec.outputs)}
+    keys = [(layer, kind) for layer in range(dims.num_layers) for kind in names.KINDS]
+    for key in keys:
+        assert by_name[names.past(*key)].shape == cache_shape
+        assert by_name[names.present(*key)].shape == cache_shape
+    assert by_name[names.TOKEN_IDS].shape == ("batch", "tokens")
+    assert by_name[names.LOGITS].shape == ("batch", dims.vocab_size)
+    assert (names.KEY_POSITIONS in by_name) == (dims.sliding_window is not None)
+    others = {names.TOKEN_IDS, names.POSITIONS, names.PAST_LENGTH, names.LOGITS}
+    others |= {names.KEY_POSITIONS} & set(by_name)
+    assert len(by_name) == 2 * len(keys) + len(others)
+    attention = model.eager.model.layers[0].self_attn
+    assert dims.num_kv_heads * dims.head_dim == attention.k_proj.out_features
+    assert dims.num_kv_heads == model.eager.config.num_key_value_heads == 2
+
+
+def test_every_weight_is_stored_once_as_external_data(model):
+    """A tied LM head is the embedding's table: one copy."""
+    num_parameters = model.eager.num_parameters()  # counts a tied table once
+    assert num_parameters <= model.spec.num_parameters < 1.02 * num_parameters + 300
+    assert model.data.stat().st_size < 4 * 1.1 * num_parameters + 65536
+
+
+def test_large_biases_stay_finite(tmp_path):
+    """QwenLM/Qwen3#910: q and k biases of the size that real Qwen2 models have."""
+    source = resolve_model(str(tiny_model(tmp_path / "m", "qwen2", layers=1)))
+    dims = model_dims(read_config(source), source)
+    eager, traced = load_model(source), load_model(source, "c2c")
+    for loaded in (eager, traced):
+        for side in ("q_proj", "k_proj"):
+            getattr(loaded.model.layers[0].self_attn, side).bias.mul_(60.0)
+    export_receiver(traced, dims, tmp_path / "graphs")
+    cache = KVCache.allocate("Receiver", dims, 1, CAPACITY)
+    bound = BoundModel(OrtGraph(tmp_path / "graphs" / "receiver.onnx", 1), cache, dims.vocab_size)
+    bound.prefill(IDS[:30])
+    with torch.no_grad():
+        expected = eager(input_ids=torch.tensor([IDS[:30]])).logits[0, -1].numpy()
+    assert np.isfinite(bound.logits).all()
+    np.testing.assert_allclose(bound.logits, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "gemma3_text"])
+def test_a_sharer_holds_nothing_past_its_cut(tmp_path, architecture):
+    source = resolve_model(str(tiny_model(tmp_path / "m", architecture, layers=4)))
+    dims = model_dims(read_config(source), source)
+    whole = load_model(source)
+    spec = export_sharer(load_model(source, "c2c"), dims, 2, "sharer1", tmp_path / "graphs")
+    layers = whole.model.layers
+    needed = whole.model.embed_tokens.weight.numel()
+    needed += sum(p.numel() for p in layers[0].parameters())
+    attention = layers[1].self_attn
+    for module in (layers[1].input_layernorm, attention.k_proj, attention.v_proj, attention.k_norm):
+        needed += sum(p.numel() for p in module.parameters())
+    assert spec.num_parameters == pytest.approx(needed, abs=100)
+    assert {s.name for s in spec.outputs} == {
+        names.present(layer, kind) for layer in range(2) for kind in names.KINDS
+    }
+    cache = KVCache.allocate("Sharer", dims, 2, CAPACITY)
+    for buffer in cache.buffers.values():
+        buffer.fill(np.nan)
+    bound = BoundModel(OrtGraph(tmp_path / "graphs" / "sharer1.onnx", 1), cache)
+    bound.prefill(IDS[:20])
+    bound.prefill(IDS[20:40])
+    expected = DynamicCache()
+    with torch.no_grad():
+        whole.model(input_ids=torch.tensor([IDS[:40]]), cache=expected, use_cache=True)
+    for layer in range(2):
+        for kind, wanted in (("key", expected.layers[layer].keys), ("value", expected.layers[layer].values)):  # fmt: skip
+            np.testing.assert_allclose(cache.valid(layer, kind), wanted.numpy(), rtol=0, atol=1e-4)
