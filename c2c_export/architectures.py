@@ -28,7 +28,13 @@ class Architecture:
     model_type: str
     windows: Windows
     key_projection: str = "model.layers.{layer}.self_attn.k_proj.weight"
+    is_fused: bool = False  # key_projection holds the rows of queries, keys and values
     gguf_key_projection: str = "blk.{layer}.attn_k.weight"
+
+    def num_projected_heads(self, config: Any) -> int:
+        """Heads whose rows ``key_projection`` holds."""
+        num_kv_heads = int(config.num_key_value_heads)
+        return int(config.num_attention_heads) + 2 * num_kv_heads if self.is_fused else num_kv_heads
 
     def sliding_window(self, config: Any) -> int | None:
         """Tokens that a windowed layer sees; None where no layer is windowed."""
@@ -48,6 +54,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         Architecture("qwen2", windows="layer_types"),
         Architecture("qwen3", windows="layer_types"),
         Architecture("gemma3_text", windows="layer_types"),
+        Architecture(
+            "phi3",
+            windows="all",
+            key_projection="model.layers.{layer}.self_attn.qkv_proj.weight",
+            is_fused=True,
+            gguf_key_projection="blk.{layer}.attn_qkv.weight",
+        ),
+        Architecture("olmo2", windows="none"),
+        Architecture("smollm3", windows="layer_types"),
+        Architecture("granite", windows="none"),
     )
 }
 
@@ -59,7 +75,6 @@ _SINKS = "its attention has sinks"
 _HEAD_SIZES = "its layers have differing head sizes"
 _SOFTCAP = "its attention logits are soft-capped"
 _SHARED = "its last layers share the KV caches of earlier ones"
-_PACKED = "its query, key and value projections are one weight"
 
 # Known by name, so that the reason is named. A model type in neither table is simply not checked.
 UNSUPPORTED: dict[str, str] = {
@@ -104,7 +119,6 @@ UNSUPPORTED: dict[str, str] = {
     "gemma2": _SOFTCAP,
     "gemma3n_text": _SHARED,
     "gemma4_text": _HEAD_SIZES,
-    "phi3": _PACKED,
 }
 
 # Rope types whose tables depend on the length of the sequence at hand: a graph holds one table.

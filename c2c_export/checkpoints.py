@@ -127,7 +127,7 @@ def model_dims(config: Any, source: ModelSource) -> ModelDims:
     if problems:
         raise PairError(f"{source} cannot be compiled", problems)
     keys = _key_projections(config, source)
-    num_kv_heads = int(config.num_key_value_heads)
+    num_heads = ARCHITECTURES[config.model_type].num_projected_heads(config)
     num_rows = {header.shape[0] for header in keys}
     if len(num_rows) > 1:
         raise _wrong(
@@ -135,10 +135,10 @@ def model_dims(config: Any, source: ModelSource) -> ModelDims:
             "use a model whose layers are alike",
         )
     rows = num_rows.pop()
-    if rows % num_kv_heads:
+    if rows % num_heads:
         raise _wrong(
-            f"k_proj of {source} has {rows} rows, which num_key_value_heads {num_kv_heads} "
-            "does not divide",
+            f"k_proj of {source} has {rows} rows, which its {num_heads} heads (num_key_value_heads) "
+            "do not divide",
             "correct config.json",
         )
     dtype = keys[0].dtype
@@ -150,8 +150,8 @@ def model_dims(config: Any, source: ModelSource) -> ModelDims:
     return ModelDims(
         architecture=config.model_type,
         num_layers=int(config.num_hidden_layers),
-        num_kv_heads=num_kv_heads,
-        head_dim=rows // num_kv_heads,
+        num_kv_heads=int(config.num_key_value_heads),
+        head_dim=rows // num_heads,
         vocab_size=int(config.vocab_size),
         max_positions=getattr(config, "max_position_embeddings", None),
         sliding_window=ARCHITECTURES[config.model_type].sliding_window(config),

@@ -6,6 +6,7 @@ Prompts are longer than every sliding window (16) and than the original context 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,13 @@ CONFIGS = {
     "qwen3": {"layers": 2, "head_dim": 24},
     "gemma3_text": {"layers": 7},
 }
+# Each meets one of the five above on either side.
+FURTHER = {
+    "phi3": {"layers": 2},
+    "olmo2": {"layers": 2},
+    "smollm3": {"layers": 2},
+    "granite": {"layers": 2},
+}
 SECTIONS = ((25, 1), (24, 1), (1, -1))
 NUM_GREEDY = 24
 GRAPH = TypeAdapter(GraphSpec)
@@ -47,7 +55,9 @@ def exported(tmp_path_factory):
     def get(architecture: str, role: str):
         def make(directory: Path) -> None:
             seed = 0 if role == "receiver" else 1
-            path = tiny_model(directory / "model", architecture, seed=seed, **CONFIGS[architecture])
+            path = tiny_model(
+                directory / "model", architecture, seed=seed, **(CONFIGS | FURTHER)[architecture]
+            )
             source = resolve_model(str(path))
             dims = model_dims(read_config(source), source)
             model = load_model(source, "c2c")
@@ -66,8 +76,14 @@ def exported(tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("sharer", CONFIGS)
-@pytest.mark.parametrize("receiver", CONFIGS)
+@pytest.mark.parametrize(
+    ("receiver", "sharer"),
+    [
+        *itertools.product(CONFIGS, CONFIGS),
+        *((further, "qwen2") for further in FURTHER),
+        *(("qwen3", further) for further in FURTHER),
+    ],
+)
 def test_a_pair_equals_eager(exported, tmp_path, receiver, sharer):
     receiver_model, receiver_dims, receiver_graph = exported(receiver, "receiver")
     sharer_model, sharer_dims, sharer_graph = exported(sharer, "sharer1")

@@ -31,6 +31,15 @@ ARCHITECTURE_CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {},
     "gemma3_text": {"sliding_window": 16, "query_pre_attn_scalar": 24, "layers": 7},
+    "phi3": {"sliding_window": 16},
+    "olmo2": {},
+    "smollm3": {"no_rope_layer_interval": 2},
+    "granite": {
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.7,
+        "logits_scaling": 2.0,
+    },
 }
 
 
@@ -45,7 +54,7 @@ def tiny_config(
     vocab: int = 256,
     **config: Any,
 ) -> Any:
-    """A transformers config. Qwen2 has no head_dim of its own: it is hidden / heads there."""
+    """A transformers config. Some have no head_dim of their own: it is hidden / heads there."""
     defaults = dict(ARCHITECTURE_CONFIGS[architecture])
     num_layers = layers if layers is not None else defaults.pop("layers", 3)
     defaults.pop("layers", None)
@@ -62,7 +71,7 @@ def tiny_config(
         "pad_token_id": 0,
         "tie_word_embeddings": False,
     }
-    if architecture != "qwen2":
+    if architecture not in ("qwen2", "phi3", "olmo2", "smollm3", "granite"):
         sizes["head_dim"] = head_dim
     return AutoConfig.for_model(architecture, **(sizes | defaults | config))
 
