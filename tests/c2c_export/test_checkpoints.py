@@ -199,7 +199,7 @@ def test_every_architecture_is_measured(tmp_path, architecture):
     assert dims.head_dim == (16 if has_own else 48 // 4)
     assert dims.num_layers == (7 if architecture == "gemma3_text" else 3)
     assert (dims.vocab_size, dims.max_positions, dims.dtype) == (256, 512, "float32")
-    windowed = architecture in ("mistral", "gemma3_text")
+    windowed = architecture in ("mistral", "gemma3_text", "phi3")
     assert dims.sliding_window == (16 if windowed else None)
 
 
