@@ -6,10 +6,7 @@ a graph and is dropped; then the Fuser; then the Receiver, which takes the Fuser
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +26,7 @@ from c2c_export.export_fuser import export_fuser
 from c2c_export.export_model import export_receiver, export_sharer
 from c2c_export.golden import TEXT, GoldenCase, plan_cases, receiver_expectation, sharer_expectation
 from c2c_export.lowering_ort import DIALECT
+from c2c_export.memory import peak_memory_bytes, release_memory
 from c2c_export.pair import PairSource
 from c2c_export.preflight import Alignment
 from c2c_export.prepare import LinkedLayers, PreparedPair, prepare_pair
@@ -143,10 +141,11 @@ def build_bundle(
         with stages.stage("export Receiver"):
             receiver = load_model(source.receiver)
             _write_golden(prepared, receiver, fusers, cases, sharer_caches, work)
-            del fusers  # every weight that is let go in time is memory that a larger pair can use
+            del fusers
+            release_memory()
             _export_receiver(prepared, receiver, work)
             del receiver
-            gc.collect()
+            release_memory()
         with stages.stage("hash the files"):
             manifest = _manifest(prepared, work, tokenizers, alignments)
             (writer.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
@@ -182,12 +181,6 @@ def verify_directory(path: Path) -> tuple[Comparison, ...]:
             "no bundle was written; report the pair, or look at it with --no-verify",
         )
     return comparisons
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _echo_roles(prepared: PreparedPair, stages: Stages) -> None:
@@ -271,7 +264,7 @@ def _export_sharer(
             f"{link.num_cached_layers - 1}" + (f" ({cut} layers more)" if cut else ""),
         )
     del model
-    gc.collect()
+    release_memory()
 
 
 def _export_fuser(prepared: PreparedPair, work: _Work) -> list[LinkedLayers]:
@@ -294,7 +287,7 @@ def _export_fuser(prepared: PreparedPair, work: _Work) -> list[LinkedLayers]:
     ]
     closed = gates.count(False)
     work.add(graph, num_original, f"{closed} of {len(gates)} gates closed" if closed else "")
-    gc.collect()
+    release_memory()
     return fusers
 
 
