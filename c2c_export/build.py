@@ -1,15 +1,12 @@
 """The way from a pair to a bundle: check, export, write down what eager computes, verify, rename.
 
-One model is in memory at a time, next to the Fuser: each Sharer is loaded, gives its part of the
-golden cases, becomes a graph and is dropped; then the Receiver.
+One model is in memory at a time: each Sharer is loaded, gives its part of the golden cases, becomes
+a graph and is dropped; then the Fuser; then the Receiver, which takes the Fuser for its part.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib.metadata
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,12 +24,12 @@ from c2c_export.checkpoints import load_model
 from c2c_export.eager import Caches
 from c2c_export.export_fuser import export_fuser
 from c2c_export.export_model import export_receiver, export_sharer
-from c2c_export.fuser import FuserLayer
 from c2c_export.golden import TEXT, GoldenCase, plan_cases, receiver_expectation, sharer_expectation
 from c2c_export.lowering_ort import DIALECT
+from c2c_export.memory import peak_memory_bytes, release_memory
 from c2c_export.pair import PairSource
 from c2c_export.preflight import Alignment
-from c2c_export.prepare import PreparedPair, prepare_pair
+from c2c_export.prepare import LinkedLayers, PreparedPair, prepare_pair
 from c2c_export.progress import Stages
 from c2c_export.tokenizers import export_tokenizer
 from c2c_export.tracing import ATTENTION
@@ -140,9 +137,15 @@ def build_bundle(
             with stages.stage(f"export Sharer {number}"):
                 _export_sharer(prepared, number, cases, sharer_caches, work)
         with stages.stage("export Fuser"):
-            _export_fuser(prepared, work)
+            fusers = _export_fuser(prepared, work)
         with stages.stage("export Receiver"):
-            _export_receiver(prepared, cases, sharer_caches, work)
+            receiver = load_model(source.receiver)
+            _write_golden(prepared, receiver, fusers, cases, sharer_caches, work)
+            del fusers
+            release_memory()
+            _export_receiver(prepared, receiver, work)
+            del receiver
+            release_memory()
         with stages.stage("hash the files"):
             manifest = _manifest(prepared, work, tokenizers, alignments)
             (writer.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
@@ -178,12 +181,6 @@ def verify_directory(path: Path) -> tuple[Comparison, ...]:
             "no bundle was written; report the pair, or look at it with --no-verify",
         )
     return comparisons
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _echo_roles(prepared: PreparedPair, stages: Stages) -> None:
@@ -267,17 +264,20 @@ def _export_sharer(
             f"{link.num_cached_layers - 1}" + (f" ({cut} layers more)" if cut else ""),
         )
     del model
-    gc.collect()
+    release_memory()
 
 
-def _export_fuser(prepared: PreparedPair, work: _Work) -> None:
-    fusers: list[dict[int, FuserLayer]] = [
-        {layer: module for layer, (_, module) in fuser.items()} for fuser in prepared.fusers
-    ]
-    graph = export_fuser(prepared.pair, fusers, work.graph_directory)
+def _export_fuser(prepared: PreparedPair, work: _Work) -> list[LinkedLayers]:
+    """Write the Fuser graph; returns the layers of each Sharer's Fuser."""
+    fusers = prepared.load_fusers()
+    graph = export_fuser(
+        prepared.pair,
+        [{layer: module for layer, (_, module) in fuser.items()} for fuser in fusers],
+        work.graph_directory,
+    )
     if graph is None:
-        return
-    modules = {id(module): module for fuser in fusers for module in fuser.values()}
+        return fusers
+    modules = {id(module): module for fuser in fusers for _, module in fuser.values()}
     num_original = sum(p.numel() for module in modules.values() for p in module.parameters())
     gates = [
         gate
@@ -287,27 +287,32 @@ def _export_fuser(prepared: PreparedPair, work: _Work) -> None:
     ]
     closed = gates.count(False)
     work.add(graph, num_original, f"{closed} of {len(gates)} gates closed" if closed else "")
+    release_memory()
+    return fusers
 
 
-def _export_receiver(
+def _write_golden(
     prepared: PreparedPair,
+    receiver: PreTrainedModel,
+    fusers: Sequence[LinkedLayers],
     cases: Sequence[GoldenCase],
     sharer_caches: dict[str, list[Caches]],
     work: _Work,
 ) -> None:
-    model = load_model(prepared.source.receiver)
+    """What the eager chain computes for every case, from the Sharers' part of it on."""
     directory = work.writer.path / "golden"
     for case in cases:
         caches = sharer_caches[case.name]
         work.golden.append(
-            receiver_expectation(case, prepared.pair, model, prepared.fusers, caches, directory)
+            receiver_expectation(case, prepared.pair, receiver, fusers, caches, directory)
         )
-    num_original = model.num_parameters()
-    _capture(model)
-    graph = export_receiver(model, prepared.pair.receiver, work.graph_directory)
+
+
+def _export_receiver(prepared: PreparedPair, receiver: PreTrainedModel, work: _Work) -> None:
+    num_original = receiver.num_parameters()
+    _capture(receiver)
+    graph = export_receiver(receiver, prepared.pair.receiver, work.graph_directory)
     work.add(graph, num_original, "")
-    del model
-    gc.collect()
 
 
 def _capture(model: PreTrainedModel) -> None:

@@ -23,16 +23,17 @@ from c2c_runtime.manifest import Limits, ModelDims, Pair
 DEFAULT_MAX_SEQ_LEN = 2048
 DEFAULT_MAX_PROMPT_LEN = 1024
 
+LinkedLayers = dict[int, tuple[int, FuserLayer]]  # Receiver layer: (Sharer layer, module)
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PreparedPair:
-    """A pair that was found to fit together, with everything but the models' weights in memory.
+    """A pair that was found to fit together. Weights stay in their files until they are needed.
 
     ``tokenizers`` by role; empty if the Receiver or any Sharer has none. ``default_templates``:
-    chat templates for Sharers that bring none. ``fusers``: for each Sharer
-    {Receiver layer: (Sharer layer, module)}.
+    chat templates for Sharers that bring none. ``fusers``: one checkpoint a Sharer.
     """
 
     source: PairSource
@@ -41,7 +42,17 @@ class PreparedPair:
     eos_ids: tuple[int, ...]
     tokenizers: dict[str, PreTrainedTokenizerBase]
     default_templates: dict[str, str]
-    fusers: list[dict[int, tuple[int, FuserLayer]]]
+    fusers: tuple[FuserCheckpoint, ...]
+
+    def load_fusers(self) -> list[LinkedLayers]:
+        """Each Sharer's Fuser, read from its files."""
+        return [
+            {
+                layer: (fuser.links[layer][0], module)
+                for layer, module in fuser.load_layers().items()
+            }
+            for fuser in self.fusers
+        ]
 
 
 def prepare_pair(
@@ -103,7 +114,7 @@ def prepare_pair(
             names.sharer(number): default_chat_template(sharer.architecture)
             for number, sharer in enumerate(sharers, start=1)
         },
-        fusers=[_linked_layers(fuser) for fuser in known_fusers],
+        fusers=tuple(known_fusers),
     )
 
 
@@ -158,10 +169,3 @@ def _limits(
     if max_prompt_len is None:
         max_prompt_len = min(DEFAULT_MAX_PROMPT_LEN, max_seq_len)
     return Limits(max_seq_len, max_prompt_len, max_batch_size)
-
-
-def _linked_layers(fuser: FuserCheckpoint) -> dict[int, tuple[int, FuserLayer]]:
-    return {
-        receiver_layer: (fuser.links[receiver_layer][0], module)
-        for receiver_layer, module in fuser.load_layers().items()
-    }

@@ -30,8 +30,8 @@ def config_names() -> list[str]:
 
 
 def read_fields(name: str) -> dict[str, Any]:
-    """The published config.json of a model, in any case: ``QWEN3_0.6B``. KeyError if it is not here."""
-    path = CONFIGS / f"{name.lower()}.json"
+    """The published config.json of a model. KeyError if it is not here."""
+    path = CONFIGS / f"{name}.json"
     if not path.is_file():
         raise KeyError(f"no config {name}; there are {', '.join(config_names())}")
     fields: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -102,7 +102,7 @@ def write_pair(
 ) -> dict[str, Path]:
     """Both models and a Fuser of hidden size 1024 in ``directory``; returns their paths by role."""
     stages = stages or Stages()
-    paths = {"receiver": directory / receiver.lower(), "sharer": directory / sharer.lower()}
+    paths = {role: directory / role for role in ("receiver", "sharer")}
     for offset, (role, name) in enumerate((("receiver", receiver), ("sharer", sharer))):
         with stages.stage(f"write {role} {name}"):
             write_model(name, paths[role], seed=seed + offset, dtype=dtype)

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import onnx_ir as ir
 from onnx_ir.passes.common import (
     ClearMetadataAndDocStringPass,
     CommonSubexpressionEliminationPass,
-    DeduplicateInitializersPass,
     IdentityEliminationPass,
     InlinePass,
     RemoveUnusedFunctionsPass,
@@ -29,9 +30,9 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from c2c_export.passes.clear_shapes import ClearIntermediateShapes
+from c2c_export.passes.share_weights import ShareWeights
 from c2c_export.passes.transpose_weights import TransposeWeights
 
-_ANY_SIZE = 2**62
 # Of the rewriter's rules those that match what tracing leaves; all of them take twice the trace's time.
 _RULES = (
     cast_cast_rule,
@@ -46,14 +47,15 @@ _RULES = (
 
 def apply_passes(model: ir.Model) -> None:
     """Rewrite a traced ``model`` in place into the graph that is saved."""
+    rules = copy.deepcopy(_RULES)  # a rule keeps the last graph it saw, and so a model's weights
     InlinePass()(model)
     fold_constants_ir(model, onnx_shape_inference=True)
     ir.passes.Sequential(
-        RewritePass(_RULES),
+        RewritePass(rules),
         IdentityEliminationPass(),
         RemoveUnusedNodesPass(),
         # Before transposing: a table that two layers share must be seen to have two readers.
-        DeduplicateInitializersPass(size_limit=_ANY_SIZE),
+        ShareWeights(),
         TransposeWeights(),
         CommonSubexpressionEliminationPass(),
         RemoveUnusedFunctionsPass(),
