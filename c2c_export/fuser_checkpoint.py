@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from c2c_export.fuser import FuserLayer, FuserShape
+from c2c_export.fuser import FuserLayer, FuserShape, SectionLimits
 from c2c_export.fuser_classes import FUSER_CLASSES
 from c2c_export.fuser_weights import check_weights, load_layer, read_state_dict
 from c2c_runtime.errors import PairError, Problem
@@ -36,6 +36,7 @@ class FuserLayerSpec:
     shape: FuserShape
     key_gate: bool
     value_gate: bool
+    section_limits: SectionLimits = field(default_factory=SectionLimits)
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,17 @@ class FuserCheckpoint:
             )
             for receiver_layer, (sharer_layer, index) in sorted(self.links.items())
         )
+
+    @property
+    def fuses_whole_sections(self) -> bool:
+        """Whether any layer must see a section as a whole."""
+        return any(layer.section_limits.whole is not None for layer in self.layers.values())
+
+    @property
+    def max_fused_len(self) -> int | None:
+        """Tokens of the longest section that every layer has weights for; None: any."""
+        lengths = [layer.section_limits.max_len for layer in self.layers.values()]
+        return min((length for length in lengths if length is not None), default=None)
 
     def load_layers(self) -> dict[int, FuserLayer]:
         """Receiver layer -> its Fuser layer, float32, without gradients."""
@@ -254,5 +266,11 @@ def _read_layer(
         return None
     layer.load_state_dict(state_dict, strict=True, assign=True)
     return FuserLayerSpec(
-        class_name, init_args, weights_path, layer.shape, layer.key_gate, layer.value_gate
+        class_name,
+        init_args,
+        weights_path,
+        layer.shape,
+        layer.key_gate,
+        layer.value_gate,
+        layer.section_limits,
     )

@@ -127,7 +127,16 @@ def pair_from_sources(
     for (dims, fuser), alignment in zip(sharers, alignments, strict=True):
         layer_links = fuser.layer_links()
         read = [link.sharer_layer for link in layer_links if link.key_gate or link.value_gate]
-        links.append(SharerLink(dims, layer_links, max(read, default=-1) + 1, alignment))
+        links.append(
+            SharerLink(
+                dims,
+                layer_links,
+                max(read, default=-1) + 1,
+                alignment,
+                fuser.fuses_whole_sections,
+                fuser.max_fused_len,
+            )
+        )
     return Pair(name, receiver, tuple(links), multi_sharer)
 
 

@@ -53,6 +53,7 @@ class Conversation:
         """``receiver`` and ``sharers``: caches to use, such as a row of a batch; None: new ones."""
         manifest = session.bundle.manifest
         pair, max_seq_len = manifest.pair, manifest.limits.max_seq_len
+        self._pair = pair
         self._max_prompt_len = manifest.limits.max_prompt_len
         self._vocab_sizes = [pair.receiver.vocab_size, *(s.dims.vocab_size for s in pair.sharers)]
         self.receiver = receiver or KVCache.allocate(
@@ -245,13 +246,15 @@ class Conversation:
             model.prefill(ids[first : first + self._max_prompt_len])
 
     def _fuse(self, start: int, sharer_starts: list[int], length: int, sharers: int) -> None:
-        """Fuse the section at ``start``, in chunks: a token's fusion needs no other token."""
+        """Fuse the section at ``start``: in chunks, unless a Fuser must see it as a whole."""
         fuser = self._fuser()
         if fuser is None:
             return
         several = len(self.sharers) > 1
-        for first in range(0, length, self._max_prompt_len):
-            offsets = np.arange(first, min(first + self._max_prompt_len, length), dtype=np.int64)
+        whole = any(link.fuses_whole_sections for link in self._pair.sharers)
+        chunk = length if whole else self._max_prompt_len
+        for first in range(0, length, chunk):
+            offsets = np.arange(first, min(first + chunk, length), dtype=np.int64)
             fuser.set_input(names.SLOTS, start + offsets)
             for number, sharer_start in enumerate(sharer_starts, start=1):
                 enabled = bool(sharers >> (number - 1) & 1)
@@ -308,6 +311,13 @@ class Conversation:
                     f"a fused section has {len(receiver_ids)} Receiver tokens but {len(ids)} tokens "
                     f"for Sharer {number}",
                     "fused sections map token by token: give as many",
+                )
+            max_len = self._pair.sharers[number - 1].max_fused_len
+            if fused and max_len is not None and len(ids) > max_len:
+                raise UsageError(
+                    f"a fused section has {len(ids)} tokens; the Fuser of Sharer {number} has weights "
+                    f"for {max_len}",
+                    "cut the prompt into shorter sections",
                 )
 
     def _check_ids(self, index: int, ids: Sequence[int]) -> None:

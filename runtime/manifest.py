@@ -45,13 +45,17 @@ class SharerLink:
     """A Sharer and how it is wired into the Receiver.
 
     ``num_cached_layers``: layers the Sharer graph keeps, highest mapped layer + 1 (0: every gate
-    is closed and the Sharer is never run).
+    is closed and the Sharer is never run). ``fuses_whole_sections``: a token's fusion depends on the
+    section's other tokens or on its place among them, so a section is never fused in chunks.
+    ``max_fused_len``: tokens of the longest section that the Fuser has weights for; None: any.
     """
 
     dims: ModelDims
     links: tuple[LayerLink, ...]
     num_cached_layers: int
     alignment: Literal["none", "first", "longest"]
+    fuses_whole_sections: bool = False
+    max_fused_len: int | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)
