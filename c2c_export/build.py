@@ -28,6 +28,7 @@ from c2c_export.golden import TEXT, GoldenCase, plan_cases, receiver_expectation
 from c2c_export.lowering_ort import DIALECT
 from c2c_export.memory import peak_memory_bytes, release_memory
 from c2c_export.pair import PairSource
+from c2c_export.plan import check_need, predict_need
 from c2c_export.preflight import Alignment
 from c2c_export.prepare import LinkedLayers, PreparedPair, prepare_pair
 from c2c_export.progress import Stages
@@ -115,6 +116,7 @@ def build_bundle(
 
     Raises ``PairError`` with every problem of the pair before anything is traced, and
     ``VerificationError`` if a graph is outside tolerance; then no bundle is left under that name.
+    ``UnavailableError`` says that memory or disk will not do, also before anything is traced.
     """
     started = time.perf_counter()
     stages.num_stages = 6 + len(source.sharers)
@@ -128,6 +130,8 @@ def build_bundle(
                 options.max_batch_size,
             )
         _echo_roles(prepared, stages)
+        need = predict_need([source.receiver, *source.sharers], prepared.fusers)
+        check_need(need, writer.path, options.max_build_memory_bytes)
         work = _Work(writer)
         with stages.stage("write tokenizers and alignment"):
             tokenizers, alignments, tables = _write_text_side(prepared, writer)

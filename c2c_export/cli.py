@@ -21,6 +21,7 @@ _COMMANDS = {
     "verify": "Check a bundle against what eager PyTorch computed.",
     "inspect": "Show what a bundle holds.",
     "init-fuser": "Write a fuser checkpoint with random weights.",
+    "pairs": "List the published pairs.",
     "demo": "Build the demo pair and ask it a question.",
 }
 

@@ -36,6 +36,7 @@ class FuserLayerSpec:
     shape: FuserShape
     key_gate: bool
     value_gate: bool
+    num_parameters: int = 0
     section_limits: SectionLimits = field(default_factory=SectionLimits)
 
 
@@ -72,6 +73,11 @@ class FuserCheckpoint:
             )
             for receiver_layer, (sharer_layer, index) in sorted(self.links.items())
         )
+
+    @property
+    def num_parameters(self) -> int:
+        """Of all layers."""
+        return sum(layer.num_parameters for layer in self.layers.values())
 
     @property
     def fuses_whole_sections(self) -> bool:
@@ -272,5 +278,6 @@ def _read_layer(
         layer.shape,
         layer.key_gate,
         layer.value_gate,
+        sum(parameter.numel() for parameter in layer.parameters()),
         layer.section_limits,
     )
