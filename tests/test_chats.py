@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,8 @@ def pair(request, tmp_path_factory):
             sharer={"vocab": 640},
         )
         for side, tokenizer, template in (
-            ("receiver", byte_level(), receiver_template),
-            ("sharer", byte_fallback(), sharer_template),
+            ("receiver", deepcopy(byte_level()), receiver_template),
+            ("sharer", deepcopy(byte_fallback()), sharer_template),
         ):
             tokenizer.chat_template = template
             tokenizer.save_pretrained(paths[side])

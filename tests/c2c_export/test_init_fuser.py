@@ -85,7 +85,8 @@ def test_scale_multiplies_what_is_added(tmp_path):
     added = {}
     for scale in (0.0, 0.1, 1.0):
         fuser = init_fuser(RECEIVER, SHARER, tmp_path / str(scale), scale=scale, **SMALL)
-        added[scale] = read_fuser(fuser).load_layers()[0].fuse_key(sharer, receiver) - receiver
+        layer = read_fuser(fuser).load_layers()[0]
+        added[scale] = layer(sharer, sharer, receiver, receiver)[0] - receiver
     assert added[0.0].abs().max() == 0
     torch.testing.assert_close(added[0.1], 0.1 * added[1.0], atol=1e-6, rtol=1e-4)
     assert added[1.0].std() > 0.01

@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def text_pair(directory: Path) -> dict[str, Path]:
         receiver={"layers": 2, "vocab": 424},
         sharer={"layers": 2, "vocab": 640},
     )
-    receiver = byte_level()
+    receiver = deepcopy(byte_level())  # others use it as it is
     receiver.chat_template = TEMPLATE
     receiver.save_pretrained(paths["receiver"])
     byte_fallback().save_pretrained(paths["sharer"])
