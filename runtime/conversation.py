@@ -85,8 +85,9 @@ class Conversation:
         prompt's beginning is kept, so a chat's next turn costs only what it adds: sections that
         begin the same way stay, and an answer that the Receiver decoded and the new prompt repeats
         is not run through it again, only read by the Sharers and fused.
-        Raises ``CapacityError`` before anything is written.
+        Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
+        self._check_prompt(sections)
         self.require(sections)
         *fused, last = sections
         self._keep_beginning(fused)
@@ -119,7 +120,6 @@ class Conversation:
         self._check_section(section)
         adopted = self._can_adopt(section)
         if not adopted:
-            self._settle_loose_ids()
             self.receiver.require(len(receiver_ids))
         used = [
             (number, cache, ids)
@@ -131,6 +131,8 @@ class Conversation:
         for _, cache, ids in used:
             cache.require(len(ids))
         self.load_sharers()
+        if not adopted:
+            self._settle_loose_ids()
         with self._all_or_nothing():
             start = time.perf_counter()
             receiver_start = self.receiver.length
@@ -282,6 +284,16 @@ class Conversation:
                     inputs[names.sharer_cache(number, layer, kind)] = buffer
             self._bound_fuser = self._session.graph(names.FUSER).bind(inputs, outputs)
         return self._bound_fuser
+
+    def _check_prompt(self, sections: Sequence[Section]) -> None:
+        if not sections or not sections[-1].receiver_ids:
+            raise UsageError(
+                "the prompt's last section has no tokens, so there is nothing to answer from",
+                "give at least one token",
+            )
+        for section in sections[:-1]:
+            self._check_section(section)
+        self._check_ids(0, sections[-1].receiver_ids)
 
     def _check_section(self, section: Section) -> None:
         num_sharers = len(self.sharers)
