@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from c2c_runtime import names
-from c2c_runtime.errors import CapacityError
+from c2c_runtime.errors import CapacityError, UsageError
 from c2c_runtime.manifest import ModelDims
 
 Owner = Literal["Receiver", "Sharer"]
@@ -91,13 +91,31 @@ class KVCache:
         return self.buffers[layer, kind][:, :, : self.length]
 
     def load(self, caches: Sequence[tuple[Cache, Cache]], next_position: int | None = None) -> None:
-        """Replace the content by ``caches`` (key, value a layer), each [batch, kv_heads, n, head_dim]."""
+        """Replace the content by ``caches`` (key, value a layer), each [batch, kv_heads, n, head_dim].
+
+        Raises ``UsageError`` or ``CapacityError`` before anything is written.
+        """
         num_tokens = caches[0][0].shape[2] if caches else 0
+        arrays = {
+            (layer, kind): source
+            for layer, pair in enumerate(caches)
+            for kind, source in zip(names.KINDS, pair, strict=True)
+        }
+        wanted = {
+            key: (*buffer.shape[:2], num_tokens, buffer.shape[3])
+            for key, buffer in self.buffers.items()
+        }
+        if {key: source.shape for key, source in arrays.items()} != wanted:
+            found = sorted({source.shape for source in arrays.values()})
+            raise UsageError(
+                f"{len(caches)} layers of shape {found} are no content for the {self.owner}'s cache",
+                f"give {len(wanted) // 2} layers, keys and values each of "
+                f"{next(iter(wanted.values()), None)}",
+            )
+        self.require(num_tokens, after=0)
         self.reset()
-        self.require(num_tokens)
-        for layer, pair in enumerate(caches):
-            for kind, source in zip(names.KINDS, pair, strict=True):
-                self.buffers[layer, kind][:, :, :num_tokens] = source
+        for key, source in arrays.items():
+            self.buffers[key][:, :, :num_tokens] = source
         self.claim(num_tokens)
         self.advance(num_tokens)
         if next_position is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from c2c_export.bundle_writer import write_bundle
@@ -88,3 +90,64 @@ def test_a_replaced_bundle_that_was_not_removed_is_removed(tmp_path):
     write(target, force=True)
     assert names(tmp_path) == ["a.bundle"]
     assert (target / MANIFEST_NAME).read_text() == "new"
+
+
+def test_a_link_to_a_bundle_stays_and_what_it_points_to_is_replaced(tmp_path):
+    real, link = tmp_path / "disk" / "v1.bundle", tmp_path / "current"
+    write(real, "old")
+    link.symlink_to(real)
+    with pytest.raises(UsageError, match="exists"):
+        write(link)
+    for content in ("new", "newer"):
+        write(link, content, force=True)
+        assert link.is_symlink()
+        assert (real / MANIFEST_NAME).read_text() == content
+    assert names(tmp_path) == ["current", "disk"]
+    assert names(real.parent) == ["v1.bundle"]
+
+
+def test_a_link_to_nothing_gets_its_bundle_where_it_points(tmp_path):
+    (tmp_path / "current").symlink_to(tmp_path / "later")
+    write(tmp_path / "current")
+    assert (tmp_path / "later" / MANIFEST_NAME).read_text() == "new"
+    assert names(tmp_path) == ["current", "later"]
+
+
+def test_a_name_that_looks_like_a_pattern_is_a_name(tmp_path):
+    """Its own leftovers are cleared, and those of names that it would match are not."""
+    (tmp_path / ".a[1].partial-xyz").mkdir()
+    (tmp_path / ".a1.partial-xyz").mkdir()
+    write(tmp_path / "a[1]")
+    assert names(tmp_path) == [".a1.partial-xyz", "a[1]"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_appears_during_a_build_is_not_lost(tmp_path, force):
+    target = tmp_path / "a.bundle"
+    with pytest.raises(UsageError, match="exists"), write_bundle(target, force=force) as writer:  # noqa: PT012
+        (writer.path / MANIFEST_NAME).write_text("new")
+        target.mkdir()
+        (target / "holiday.jpg").write_text("dear")
+        writer.commit()
+    assert (target / "holiday.jpg").read_text() == "dear"
+    assert names(tmp_path) == ["a.bundle"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_rename_that_fails_half_way_gives_the_old_bundle_its_name_back(
+    tmp_path, monkeypatch, error
+):
+    target = tmp_path / "a.bundle"
+    write(target, "old")
+    rename = Path.rename
+
+    def fails(path, new):
+        if ".partial-" in path.name:
+            raise error
+        return rename(path, new)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(error):
+        write(target, force=True)
+    assert (target / MANIFEST_NAME).read_text() == "old"
+    assert names(tmp_path) == ["a.bundle"]
