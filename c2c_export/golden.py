@@ -2,7 +2,8 @@
 
 ``short`` stores every cache: two fused sections, the second over a cache that is not empty, an
 unfused one between them, and a last section of two tokens. ``window`` is there where a layer is
-windowed: a prompt longer than the window, of which the last tokens are stored.
+windowed: a prompt longer than the window, of which the last tokens are stored. No fused section is
+longer than the Fusers have weights for.
 """
 
 from __future__ import annotations
@@ -65,12 +66,15 @@ def plan_cases(
         )
         return GoldenCase(name, ids, sharer_ids, tuple(sections), num_greedy, tail)
 
+    lengths = [link.max_fused_len for link in pair.sharers if link.max_fused_len is not None]
+    longest = min([limits.max_seq_len, *lengths])  # fused section
     num_tokens = min(30, limits.max_seq_len // 2)
     second = (num_tokens - 5) // 2
+    first = min(num_tokens - 5 - second, longest)
     cases = [
         case(
             "short",
-            [(num_tokens - 5 - second, fused), (3, -1), (second, fused), (2, -1)],
+            [(first, fused), (3, -1), (min(second, longest), fused), (2, -1)],
             min(16, limits.max_seq_len - num_tokens),
             None,
         )
@@ -79,9 +83,10 @@ def plan_cases(
     window = max((w for w in windows if w is not None and w <= _MAX_WINDOW), default=None)
     if window is not None and window + 8 <= limits.max_seq_len:
         num_tokens = min(window + 24, limits.max_seq_len - 4)
-        first = num_tokens // 2
-        sections = [(first, fused), (num_tokens - first - 1, fused), (1, -1)]
-        cases.append(case("window", sections, 4, 8))
+        step = min(num_tokens // 2, longest)
+        starts = range(0, num_tokens - 1, step)
+        sections = [(min(step, num_tokens - 1 - start), fused) for start in starts]
+        cases.append(case("window", [*sections, (1, -1)], 4, 8))
     return tuple(cases)
 
 

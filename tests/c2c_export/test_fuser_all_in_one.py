@@ -13,12 +13,16 @@ import pytest
 import torch
 from paths import DATA
 from safetensors import safe_open
+from tiny_bundles import build
+from tiny_models import tiny_pair
 
 from c2c_export.export_fuser import export_fuser
 from c2c_export.fuser_all_in_one import AllInOneFuserLayer
 from c2c_runtime import names
+from c2c_runtime.errors import UsageError
 from c2c_runtime.manifest import LayerLink, ModelDims, Pair, SharerLink
 from c2c_runtime.ort_backend import OrtGraph
+from c2c_runtime.session import Session
 
 FILE = DATA / "all_in_one_options.safetensors"
 SIDES = ("sharer_key", "sharer_value", "receiver_key", "receiver_value")
@@ -118,3 +122,55 @@ def test_what_a_section_must_be_like(name, whole, max_len):
     layer, *_ = layer_and_caches(name)
     assert (layer.section_limits.whole is not None) == whole
     assert layer.section_limits.max_len == max_len
+
+
+def all_in_one_pair(directory, max_lens, **options):
+    """A tiny pair whose layers have this class; ``max_lens``: each one's max_sequence_length."""
+    paths = tiny_pair(
+        directory, "mistral", receiver={"layers": len(max_lens)}, sharer={"layers": len(max_lens)}
+    )
+    generator = torch.Generator().manual_seed(5)
+    for index, max_len in enumerate(max_lens):
+        stem = paths["fuser"] / "final" / f"projector_{index}"
+        sizes = json.loads(stem.with_suffix(".json").read_text())["init_args"]
+        kept = ("source_dim", "target_dim", "source_num_heads", "target_num_heads")
+        args = {name: sizes[name] for name in kept} | options
+        args |= {"max_sequence_length": max_len, "hidden_dim": 8, "weight_hidden_dim": 8}
+        state = AllInOneFuserLayer.from_init_args(args).state_dict()
+        weights = {k: torch.randn(v.shape, generator=generator) for k, v in state.items()}
+        torch.save(weights | {"gate_logit": torch.ones(())}, stem.with_suffix(".pt"))
+        stem.with_suffix(".json").write_text(
+            json.dumps({"class": "AllInOneProjector", "init_args": args})
+        )
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("options", "max_fused_len"),
+    [
+        ({"weight_granularity": "token"}, 9),
+        ({"weight_granularity": "scalar", "weight_depends_on_input": True}, None),
+    ],
+)
+def test_a_bundle_fuses_whole_sections_of_lengths_there_are_weights_for(
+    options, max_fused_len, tmp_path
+):
+    """Building verifies: fused in chunks of max_prompt_len, its caches would not be eager's."""
+    paths = all_in_one_pair(tmp_path / "pair", (12, 9), scalar_temperature=1.0, **options)
+    bundle = build(paths, tmp_path / "bundle", max_seq_len=64, max_prompt_len=4)
+    with Session.open(bundle) as session:
+        manifest = session.bundle.manifest
+        link = manifest.pair.sharers[0]
+        assert (link.fuses_whole_sections, link.max_fused_len) == (True, max_fused_len)
+        assert [case.name for case in manifest.golden] == ["short", "window"]
+        fused = [n for case in manifest.golden for n, mask in case.sections if mask == 1]
+        assert max(fused) == (max_fused_len or 20)
+        ids = list(range(3, 14))
+        conversation = session.conversation()
+        if max_fused_len is None:
+            conversation.prefill(session.sections_of_ids(ids))
+            return
+        with pytest.raises(UsageError, match="10 tokens; the Fuser of Sharer 1 has weights for 9"):
+            conversation.prefill(session.sections_of_ids(ids))
+        assert (conversation.receiver.length, conversation.sharers[0].length) == (0, 0)
+        conversation.prefill(session.sections_of_ids(ids[:10]))
