@@ -99,15 +99,23 @@ class OrtCacheStep:
             for past, update in zip(self.past[layer], (key, value), strict=True)
         )
         self.present[layer] = (present[0], present[1])
+        caches = (self._without_garbage(self._valid_part(cache, 2)) for cache in present)
         output = torch.onnx.ops.symbolic(
             "Attention",
-            [query, *(self._valid_part(cache, 2) for cache in present), self._visible(window)],
+            [query, *caches, self._visible(window)],
             attrs={"scale": float(scale)},
             dtype=query.dtype,
             shape=query.shape,
             version=OPSET,
         )
         return output.transpose(1, 2)
+
+    def _without_garbage(self, cache: Tensor) -> Tensor:
+        """Zeros behind a row's own length, which other rows of the batch reach beyond: a masked NaN
+        would still be NaN in a product."""
+        slots = self._valid_part(torch.arange(cache.shape[2]), 0)
+        is_own = slots <= self._last_key[:, None]  # [batch, total]
+        return torch.where(is_own[:, None, :, None], cache, 0.0)
 
     def _visible(self, window: int | None) -> Tensor:
         """Which cache slots a token sees: [batch, 1, tokens, total], bool."""

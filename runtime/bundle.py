@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -111,7 +112,7 @@ def read_manifest(root: Path) -> Manifest:
             for item in error.errors()
         ]
         raise BundleError(f"{path} is damaged:", problems) from error
-    if manifest.digest != digest_of(manifest):
+    if manifest.digest != digest_of(data):
         raise BundleError(
             "", [Problem(f"{path} was changed after the build (its digest differs)", _REBUILD)]
         )
@@ -120,14 +121,19 @@ def read_manifest(root: Path) -> Manifest:
 
 def dump_manifest(manifest: Manifest) -> bytes:
     """The manifest as the bytes of ``manifest.json``, with its digest filled in."""
-    signed = replace(manifest, digest=digest_of(manifest))
-    return MANIFEST.dump_json(signed, indent=1) + b"\n"
+    digest = digest_of(MANIFEST.dump_python(manifest, mode="json"))
+    return MANIFEST.dump_json(replace(manifest, digest=digest), indent=1) + b"\n"
 
 
-def digest_of(manifest: Manifest) -> str:
-    """sha256 over everything the manifest says but ``created_at`` and the digest itself."""
-    unsigned = replace(manifest, digest="", created_at="")
-    return hashlib.sha256(MANIFEST.dump_json(unsigned)).hexdigest()
+def digest_of(data: Mapping[str, Any]) -> str:
+    """sha256 over everything a manifest's JSON says but ``created_at`` and the digest itself.
+
+    Over what was read, and not over what this version would write: a field that a later version adds
+    with a default must not make older bundles look damaged.
+    """
+    signed = {key: value for key, value in data.items() if key not in ("created_at", "digest")}
+    text = json.dumps(signed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

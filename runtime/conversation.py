@@ -87,7 +87,6 @@ class Conversation:
         is not run through it again, only read by the Sharers and fused.
         Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
-        self._check_prompt(sections)
         self.require(sections)
         *fused, last = sections
         self._keep_beginning(fused)
@@ -175,7 +174,9 @@ class Conversation:
         return self._receiver.logits
 
     def require(self, sections: Sequence[Section]) -> None:
-        """Raise ``CapacityError`` unless a prompt of these sections fits into every cache."""
+        """Raise ``UsageError`` unless a prompt of these sections makes sense, and ``CapacityError``
+        unless it fits into every cache."""
+        self._check_prompt(sections)
         self.receiver.require(sum(len(section.receiver_ids) for section in sections), after=0)
         for index, cache in enumerate(self.sharers):
             read = sum(len(s.sharer_ids[index]) for s in sections[:-1])
@@ -196,7 +197,11 @@ class Conversation:
 
     def _keep_beginning(self, sections: Sequence[Section]) -> None:
         """Go back to the last section that the caches and ``sections`` have in common. Ids that the
-        Receiver alone has run since are kept in mind if nothing else came after that section."""
+        Receiver alone has run since are kept in mind if nothing else came after that section. Nothing
+        is kept of caches that somebody else wrote to, by ``KVCache.load`` for example."""
+        if not self._is_as_recorded():
+            self._sections.clear()
+            self._loose_ids.clear()
         common = 0
         for held, wanted in zip(self._sections, sections, strict=False):
             if held != wanted:
@@ -205,6 +210,15 @@ class Conversation:
         if common < len(self._sections):
             self._loose_ids.clear()
         self._rewind(common)
+
+    def _is_as_recorded(self) -> bool:
+        """Whether the caches hold as many tokens as this conversation has run."""
+        run = sum(len(section.receiver_ids) for section in self._sections) + len(self._loose_ids)
+        return self.receiver.length == run and all(
+            cache.length == sum(len(section.sharer_ids[index]) for section in self._sections)
+            for index, cache in enumerate(self.sharers)
+            if cache.buffers
+        )
 
     def _rewind(self, num_sections: int) -> None:
         """Forget all but the first sections. The Receiver's loose ids stay in their slots."""
@@ -325,9 +339,10 @@ class Conversation:
                     "fused sections map token by token: give as many",
                 )
             max_len = self._pair.sharers[number - 1].max_fused_len
-            if fused and max_len is not None and len(ids) > max_len:
+            # Also for a Sharer that is left out: the Fuser graph computes it all the same.
+            if mask != UNFUSED and max_len is not None and len(receiver_ids) > max_len:
                 raise UsageError(
-                    f"a fused section has {len(ids)} tokens; the Fuser of Sharer {number} has weights "
+                    f"a fused section has {len(receiver_ids)} tokens; the Fuser of Sharer {number} has weights "
                     f"for {max_len}",
                     "cut the prompt into shorter sections",
                 )

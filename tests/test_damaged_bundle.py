@@ -11,7 +11,7 @@ import onnx
 import pytest
 from tiny_bundles import copied, rehashed, resigned, sha256_of, text_bundle
 
-from c2c_runtime.bundle import MANIFEST_NAME, Bundle, read_manifest
+from c2c_runtime.bundle import MANIFEST_NAME, Bundle, digest_of, read_manifest
 from c2c_runtime.errors import BundleError
 from c2c_runtime.manifest import FileEntry
 
@@ -142,6 +142,19 @@ def test_unknown_missing_and_wrong_fields_are_named(refused, bundle):
 def test_an_edited_manifest(refused, bundle):
     _edit(bundle, lambda fields: fields["limits"].update(max_seq_len=63))
     refused("was changed after the build")
+
+
+def test_a_bundle_written_before_a_field_had_a_default_still_opens(cli, bundle):
+    """The digest is of what was written, not of what this version would write."""
+
+    def before(fields):
+        for sharer in fields["pair"]["sharers"]:
+            del sharer["fuses_whole_sections"]
+            del sharer["max_fused_len"]
+        fields["digest"] = digest_of(fields)
+
+    _edit(bundle, before)
+    assert cli("run", bundle, "Hello", "--max-new-tokens", 2).code == 0
 
 
 def test_any_changed_byte_of_the_manifest_is_noticed_or_harmless(bundle):

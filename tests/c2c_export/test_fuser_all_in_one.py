@@ -46,38 +46,82 @@ def layer_and_caches(name: str):
     return layer, [tensors[side] for side in SIDES], tensors["fused_key"], tensors["fused_value"]
 
 
-@pytest.mark.parametrize("name", CASES)
+FP32_CASES = [name for name in CASES if not name.startswith("bf16")]
+BF16_CASES = [name for name in CASES if name.startswith("bf16")]
+
+
+@pytest.mark.parametrize("name", FP32_CASES)
 def test_fused_caches_equal_the_reference(name):
     layer, caches, *expected = layer_and_caches(name)
     for found, wanted in zip(layer(*caches), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["recipe_swiglu", "weight_input_value", "gate_parameter_head"])
-def test_the_exported_graph_equals_the_reference(name, tmp_path):
+@pytest.mark.parametrize("name", BF16_CASES)
+def test_bf16_arithmetic_is_bit_for_bit_the_reference(name):
     layer, caches, *expected = layer_and_caches(name)
+    for found, wanted in zip(layer.bfloat16()(*caches), expected, strict=True):
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, wanted)
+
+
+def run_graph(layer, name: str, caches, directory) -> list[np.ndarray]:
+    """Export the layer and fuse the caches, each in a buffer of 16 slots, as slots 4 and on of the
+    Receiver's and 2 and on of the Sharer's. Returns both of the Receiver's buffers."""
     args = CASES[name]
     sharer = ModelDims("llama", 1, args["source_num_heads"], args["source_dim"], 9, None, None, "float32")  # fmt: skip
     receiver = ModelDims("llama", 1, args["target_num_heads"], args["target_dim"], 9, None, None, "float32")  # fmt: skip
     link = SharerLink(sharer, (LayerLink(0, 0, True, True),), 1, "none")
-    assert export_fuser(Pair("p", receiver, (link,)), [{0: layer}], tmp_path) is not None
+    assert export_fuser(Pair("p", receiver, (link,)), [{0: layer}], directory) is not None
     buffers = {}
     for side, cache in zip(SIDES, caches, strict=True):
         batch, heads, tokens, dim = cache.shape
-        buffers[side] = np.full((batch, heads, 12, dim), np.nan, np.float32)
+        buffers[side] = np.full((batch, heads, 16, dim), np.nan, np.float32)
         first = 4 if side.startswith("receiver") else 2
         buffers[side][:, :, first : first + tokens] = cache.numpy()
-    inputs = {names.SLOTS: np.arange(4, 9), names.sharer_slots(1): np.arange(2, 7)}
+    inputs = {
+        names.SLOTS: np.arange(4, 4 + tokens),
+        names.sharer_slots(1): np.arange(2, 2 + tokens),
+    }
     for kind in names.KINDS:
         inputs[names.sharer_cache(1, 0, kind)] = buffers[f"sharer_{kind}"]
         inputs[names.past(0, kind)] = buffers[f"receiver_{kind}"]
     outputs = {names.present(0, kind): buffers[f"receiver_{kind}"] for kind in names.KINDS}
-    OrtGraph(tmp_path / "fuser.onnx", 1).bind(inputs, outputs).run()
-    for kind, wanted in zip(names.KINDS, expected, strict=True):
-        found = buffers[f"receiver_{kind}"]
+    OrtGraph(directory / "fuser.onnx", 1).bind(inputs, outputs).run()
+    return [buffers[f"receiver_{kind}"] for kind in names.KINDS]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "recipe_swiglu",
+        "weight_input_value",
+        "weight_input_token",
+        "weight_input_batch",
+        "weight_parameter_value",
+        "gate_parameter_head",
+        "gate_input_head_merged",
+        "closed_gate_input_weight",
+        "closed_gate_adds_nothing",
+    ],
+)
+def test_the_exported_graph_equals_the_reference(name, tmp_path):
+    layer, caches, *expected = layer_and_caches(name)
+    for found, wanted in zip(run_graph(layer, name, caches, tmp_path), expected, strict=True):
         np.testing.assert_allclose(found[:, :, 4:9], wanted.numpy(), rtol=0, atol=1e-5)
         assert np.isnan(found[:, :, :4]).all()
         assert np.isnan(found[:, :, 9:]).all()
+
+
+def test_a_section_longer_than_its_parameters_fails(tmp_path):
+    """It must never be fused with parameters that are repeated or left out."""
+    name = "weight_parameter_token"
+    layer, caches, *_ = layer_and_caches(name)
+    too_long = [torch.cat([cache, cache], dim=2) for cache in caches]  # 10 tokens for 9 parameters
+    with pytest.raises(IndexError):
+        layer(*too_long)
+    with pytest.raises(Exception, match="out of data bounds"):
+        run_graph(layer, name, too_long, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +132,17 @@ def test_the_exported_graph_equals_the_reference(name, tmp_path):
         ({"weight_granularity": "head_merged"}, "weight_granularity head_merged"),
         ({"activation": "tanh"}, "activation"),
         ({"weight_input_features": "everything", "weight_depends_on_input": True}, "weight_input_features"),
+        ({"gate_input_features": None, "gate_depends_on_input": True}, "gate_input_features"),
+        ({"gate_granularity": "layer"}, "gate_granularity"),
+        ({"weight_granularity": ["head"]}, "weight_granularity"),
+        ({"weight_hidden_dim": 0}, "weight_hidden_dim"),
+        ({"max_sequence_length": 2.5}, "max_sequence_length"),
+        ({"num_layers": True}, "num_layers"),
+        ({"use_concat": "yes"}, "use_concat"),
+        ({"dropout": 1.5}, "dropout"),
+        ({"dropout": None}, "dropout"),
+        ({"scalar_temperature": 0}, "scalar_temperature"),
+        ({"scalar_temperature": float("nan")}, "scalar_temperature"),
         ({"colour": "red"}, "colour"),
     ],
 )  # fmt: skip
@@ -98,14 +153,30 @@ def test_what_the_reference_cannot_run_is_refused_by_name(options, named):
     assert wrong[0].remedy
 
 
-def test_a_closed_gate_changes_nothing_unless_the_receiver_is_scaled():
+def test_missing_sizes_are_named():
+    causes = [problem.cause for problem in AllInOneFuserLayer.check_init_args({})]
+    assert causes == ["init_args lack source_dim", "init_args lack target_dim"]
+
+
+def test_arguments_of_training_are_taken_and_ignored():
+    for_training = {"use_gumbel": False, "initial_temperature": 2.0, "final_temperature": 0.1, "anneal_steps": 9, "gate_init_value": 1.0, "weight_init_value": 1.0}  # fmt: skip
+    assert AllInOneFuserLayer.check_init_args(CASES["defaults"] | for_training) == []
+
+
+def test_a_closed_gate_that_leaves_the_receiver_as_it_is_computes_nothing():
     layer, caches, *_ = layer_and_caches("recipe")
     layer.load_state_dict(layer.state_dict() | {"gate_logit": torch.tensor(0.0)})
+    for parameter in layer.parameters():
+        parameter.fill_(float("nan"))
     assert layer.writes == frozenset()
-    assert torch.equal(layer(*caches)[0], caches[2])
-    scaled, *_ = layer_and_caches("defaults")  # preserve_target_weight: (1 - weight) * Receiver's
-    scaled.load_state_dict(scaled.state_dict() | {"gate_logit": torch.tensor(0.0)})
-    assert scaled.writes == {"key", "value"}
+    assert not layer.key_gate
+    assert layer(*caches) == (caches[2], caches[3])
+
+
+@pytest.mark.parametrize("name", ["closed_gate_scales", "closed_gate_adds_nothing", "recipe"])
+def test_keys_and_values_are_written_where_they_change(name):
+    layer, *_ = layer_and_caches(name)
+    assert layer.writes == layer.reads == {"key", "value"}
 
 
 @pytest.mark.parametrize(

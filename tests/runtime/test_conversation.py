@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_bundles import text_bundle
 
-from c2c_runtime import GenerationOptions, SamplingOptions, Session
+from c2c_runtime import GenerationOptions, SamplingOptions, Session, answer_batch
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.errors import CapacityError, UsageError
 from c2c_runtime.ort_backend import BoundGraph
@@ -153,6 +153,36 @@ def test_a_section_after_decoded_tokens_goes_on_behind_them(session):
     other.append(*section(session, IDS[13:20]))
     assert lengths(conversation) == lengths(other) == [(20, 20), (17, 20)]
     assert greedy(conversation, IDS[20:21]) == greedy(other, IDS[20:21])
+
+
+def test_a_prompt_that_makes_no_sense_is_refused_before_anything_changes(session):
+    conversation = session.conversation()
+    conversation.append(*section(session, IDS[:20]))
+    before = lengths(conversation)
+    prompt = session.sections_of_ids(IDS[5:30])
+    empty = replace(prompt[-1], receiver_ids=())
+    for wrong in ([], [prompt[0], empty], [replace(prompt[0], sharer_ids=()), prompt[1]]):
+        with pytest.raises(UsageError):
+            conversation.prefill(wrong)
+        assert lengths(conversation) == before
+    with pytest.raises(UsageError):
+        answer_batch(session, [prompt, [prompt[0], empty]])
+
+
+def test_nothing_is_kept_of_caches_that_were_loaded_from_elsewhere(session):
+    """A conversation does not know which tokens a loaded cache holds."""
+    other = session.conversation()
+    other.append(*section(session, IDS[20:30]))
+    held = [
+        (other.receiver.valid(layer, "key").copy(), other.receiver.valid(layer, "value").copy())
+        for layer in range(session.bundle.manifest.pair.receiver.num_layers)
+    ]
+    conversation = session.conversation()
+    conversation.receiver.load(held)
+    conversation.append(*section(session, IDS[:12]))
+    prompt = session.sections_of_ids(IDS[:13])
+    fresh = session.conversation().prefill(prompt).copy()
+    np.testing.assert_allclose(conversation.prefill(prompt), fresh, rtol=0, atol=1e-4)
 
 
 def test_a_fuser_that_needs_whole_sections_gets_them(session, monkeypatch):
