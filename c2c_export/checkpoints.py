@@ -254,7 +254,7 @@ def _read_json(path: Path, source: ModelSource) -> dict[str, Any]:
 
 
 def _wrong(cause: str, remedy: str) -> PairError:
-    return PairError("", [Problem(cause, remedy)])
+    return PairError.of(cause, remedy)
 
 
 def _missing_package(error: ImportError) -> UnavailableError:

@@ -128,9 +128,7 @@ def read_fuser(path: Path) -> FuserCheckpoint:
 def _inner_folder(path: Path) -> Path:
     path = path.expanduser()
     if not path.is_dir():
-        raise PairError(
-            "", [Problem(f"there is no Fuser folder {path}", "check the path given as --fuser")]
-        )
+        raise PairError.of(f"there is no Fuser folder {path}", "check the path given as --fuser")
     if (path / _LAYER_MAP).is_file():
         return path
     numbered = {
@@ -143,7 +141,7 @@ def _inner_folder(path: Path) -> Path:
     if numbered:
         return numbered[max(numbered)]
     cause = f"{path} holds no Fuser: neither final/, nor checkpoint-N/, nor {_LAYER_MAP}"
-    raise PairError("", [Problem(cause, "give the folder that training or the hub wrote")])
+    raise PairError.of(cause, "give the folder that training or the hub wrote")
 
 
 def _read_recipe(folder: Path, problems: list[Problem]) -> dict[str, Any]:

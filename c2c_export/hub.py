@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from c2c_runtime.errors import PairError, Problem
+from c2c_runtime.errors import PairError
 
 _TIMEOUT_S = 10.0  # for the hub's answer to the first question; HF_HUB_OFFLINE asks nothing
 
@@ -55,7 +55,7 @@ def download(
 
 
 def _unreachable(cause: str, remedy: str) -> PairError:
-    return PairError("", [Problem(cause, remedy)])
+    return PairError.of(cause, remedy)
 
 
 def _first_line(error: Exception) -> str:

@@ -47,11 +47,11 @@ def read_pair_file(path: Path) -> PairFile:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         cause = f"the pair file {path} cannot be read: {error.strerror}"
-        raise PairError("", [Problem(cause, "check the path")]) from error
+        raise PairError.of(cause, "check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())
         cause = f"the pair file {path} is no YAML: {detail}"
-        raise PairError("", [Problem(cause, "correct it")]) from error
+        raise PairError.of(cause, "correct it") from error
     problems: list[Problem] = []
     if not isinstance(content, dict):
         content = {}

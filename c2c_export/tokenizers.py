@@ -7,7 +7,7 @@ from pathlib import Path
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from c2c_runtime.errors import PairError, Problem
+from c2c_runtime.errors import PairError
 from c2c_runtime.manifest import SpecialToken, TokenizerSpec
 from c2c_runtime.tokenizer import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
 
@@ -40,16 +40,11 @@ def load_tokenizer(
             str(source_dir), local_files_only=True, trust_remote_code=False, **options
         )
     except Exception as error:  # the reader of each format raises what it likes
-        raise PairError(
-            "",
-            [
-                Problem(
-                    f"the tokenizer in {source_dir / (gguf_file or '')} cannot be read: "
-                    f"{type(error).__name__}: {error}",
-                    "put the model's tokenizer.json beside its weights, or remove all tokenizer "
-                    "files for a bundle that takes and gives token ids only",
-                )
-            ],
+        raise PairError.of(
+            f"the tokenizer in {source_dir / (gguf_file or '')} cannot be read: "
+            f"{type(error).__name__}: {error}",
+            "put the model's tokenizer.json beside its weights, or remove all tokenizer "
+            "files for a bundle that takes and gives token ids only",
         ) from error
     backend_of(tokenizer)
     return tokenizer
@@ -100,16 +95,11 @@ def backend_of(tokenizer: PreTrainedTokenizerBase) -> tokenizers.Tokenizer:
     """The ``tokenizers`` object behind a fast tokenizer. Raises ``PairError`` for a slow one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, tokenizers.Tokenizer):
-        raise PairError(
-            "",
-            [
-                Problem(
-                    f"{type(tokenizer).__name__} of {tokenizer.name_or_path or 'this checkpoint'} "
-                    "is a slow tokenizer: it cannot be written as tokenizer.json",
-                    "convert it: AutoTokenizer.from_pretrained(DIR, use_fast=True)"
-                    ".save_pretrained(DIR) with sentencepiece or tiktoken installed",
-                )
-            ],
+        raise PairError.of(
+            f"{type(tokenizer).__name__} of {tokenizer.name_or_path or 'this checkpoint'} "
+            "is a slow tokenizer: it cannot be written as tokenizer.json",
+            "convert it: AutoTokenizer.from_pretrained(DIR, use_fast=True)"
+            ".save_pretrained(DIR) with sentencepiece or tiktoken installed",
         )
     return backend
 

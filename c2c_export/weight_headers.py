@@ -72,9 +72,7 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / _SINGLE]
     pickled = sorted(directory.glob("pytorch_model*.bin"))
     cause = f"{directory} holds pickled weights only" if pickled else f"{directory} has no weights"
-    raise PairError(
-        "", [Problem(cause, f"give a checkpoint with {_SINGLE}, as save_pretrained writes it")]
-    )
+    raise PairError.of(cause, f"give a checkpoint with {_SINGLE}, as save_pretrained writes it")
 
 
 def gguf_headers(path: Path) -> dict[str, WeightHeader]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from c2c_runtime.chat_spans import content_spans
 from c2c_runtime.chat_template import Message
-from c2c_runtime.errors import BundleError, Problem, UsageError
+from c2c_runtime.errors import BundleError, UsageError
 from c2c_runtime.tokenizer import Tokenizer
 
 Table = npt.NDArray[np.int32]
@@ -286,12 +286,7 @@ def _check_sections(
 
 
 def _not_a_table(path: Path, cause: str) -> BundleError:
-    return BundleError(
-        "",
-        [
-            Problem(
-                f"{path} is not an alignment table (int32, one Sharer id a Receiver id): {cause}",
-                "copy the bundle again, or build it again",
-            )
-        ],
+    return BundleError.of(
+        f"{path} is not an alignment table (int32, one Sharer id a Receiver id): {cause}",
+        "copy the bundle again, or build it again",
     )

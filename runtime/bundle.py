@@ -80,29 +80,22 @@ class Bundle:
 def read_manifest(root: Path) -> Manifest:
     """Parse and validate ``root/manifest.json``. Raises ``BundleError``."""
     if not root.is_dir():
-        raise BundleError(
-            "", [Problem(f"{root}: no such directory", "give the directory of a bundle")]
-        )
+        raise BundleError.of(f"{root}: no such directory", "give the directory of a bundle")
     path = root / MANIFEST_NAME
     if not path.is_file():
-        raise BundleError(
-            "", [Problem(f"{root} is no bundle: it holds no {MANIFEST_NAME}", "give the directory "
-                         "that `c2c-export build -o` wrote")]
-        )  # fmt: skip
+        raise BundleError.of(
+            f"{root} is no bundle: it holds no {MANIFEST_NAME}",
+            "give the directory that `c2c-export build -o` wrote",
+        )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         version = data["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError("", [Problem(f"{path} is damaged: {error!r}", _REBUILD)]) from error
+        raise BundleError.of(f"{path} is damaged: {error!r}", _REBUILD) from error
     if version != SCHEMA_VERSION:
-        raise BundleError(
-            "",
-            [
-                Problem(
-                    f"{path} has schema version {version}; this runtime reads version {SCHEMA_VERSION}",
-                    "upgrade c2c-export to read it, or build the bundle again with this version",
-                )
-            ],
+        raise BundleError.of(
+            f"{path} has schema version {version}; this runtime reads version {SCHEMA_VERSION}",
+            "upgrade c2c-export to read it, or build the bundle again with this version",
         )
     try:
         manifest = MANIFEST.validate_python(data)
@@ -113,9 +106,7 @@ def read_manifest(root: Path) -> Manifest:
         ]
         raise BundleError(f"{path} is damaged:", problems) from error
     if manifest.digest != digest_of(data):
-        raise BundleError(
-            "", [Problem(f"{path} was changed after the build (its digest differs)", _REBUILD)]
-        )
+        raise BundleError.of(f"{path} was changed after the build (its digest differs)", _REBUILD)
     return manifest
 
 

@@ -19,7 +19,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-from c2c_runtime.errors import BundleError, Problem, UsageError
+from c2c_runtime.errors import BundleError, UsageError
 
 Message = Mapping[str, Any]
 
@@ -79,15 +79,10 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise BundleError(
-                "",
-                [
-                    Problem(
-                        f"{origin}, line {error.lineno}, is not a Jinja template that this runtime "
-                        f"understands: {error.message}",
-                        "mend the chat template of the checkpoint and build the bundle again",
-                    )
-                ],
+            raise BundleError.of(
+                f"{origin}, line {error.lineno}, is not a Jinja template that this runtime "
+                f"understands: {error.message}",
+                "mend the chat template of the checkpoint and build the bundle again",
             ) from error
 
     def render(
@@ -116,14 +111,9 @@ class ChatTemplate:
                 "change the order, the roles or the content of the messages",
             ) from error
         except SecurityError as error:
-            raise BundleError(
-                "",
-                [
-                    Problem(
-                        f"{self._origin} does what a chat template may not do: {error}",
-                        "do not use this bundle unless you trust where its template comes from",
-                    )
-                ],
+            raise BundleError.of(
+                f"{self._origin} does what a chat template may not do: {error}",
+                "do not use this bundle unless you trust where its template comes from",
             ) from error
         except (jinja2.TemplateError, *_EXPRESSION_ERRORS) as error:
             raise UsageError(

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class InputError(C2CError):
         else:
             text = "\n".join([headline, *(f"  - {problem}" for problem in self.problems)])
         super().__init__(text)
+
+    @classmethod
+    def of(cls, cause: str, remedy: str = "") -> Self:
+        """An error with one problem and no headline."""
+        return cls("", [Problem(cause, remedy)])
 
 
 class PairError(InputError):

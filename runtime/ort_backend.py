@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from c2c_runtime.errors import BundleError, Problem, UnavailableError
+from c2c_runtime.errors import BundleError, UnavailableError
 
 
 class OrtGraph:
@@ -29,13 +29,8 @@ class OrtGraph:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise BundleError(
-                "",
-                [
-                    Problem(
-                        f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", "rebuild it"
-                    )
-                ],
+            raise BundleError.of(
+                f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", "rebuild it"
             ) from error
         self._ort = ort
         self.input_names = {value.name for value in self._session.get_inputs()}

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 
 from c2c_runtime.chat_template import ChatTemplate, Message
-from c2c_runtime.errors import BundleError, Problem, UsageError
+from c2c_runtime.errors import BundleError, UsageError
 from c2c_runtime.manifest import TokenizerSpec
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -148,16 +148,11 @@ def _load_backend(path: Path, written_by: str | None) -> tokenizers.Tokenizer:
         backend = tokenizers.Tokenizer.from_str(content)
     except Exception as error:  # the library raises nothing more specific
         writer = f"tokenizers {written_by}" if written_by else "a newer version"
-        raise BundleError(
-            "",
-            [
-                Problem(
-                    f"{path} cannot be read by the installed tokenizers {tokenizers.__version__}: "
-                    f"{error}. It was written by {writer}, or it is damaged",
-                    f'pip install --upgrade "tokenizers>={written_by or tokenizers.__version__}", '
-                    "or build the bundle again",
-                )
-            ],
+        raise BundleError.of(
+            f"{path} cannot be read by the installed tokenizers {tokenizers.__version__}: "
+            f"{error}. It was written by {writer}, or it is damaged",
+            f'pip install --upgrade "tokenizers>={written_by or tokenizers.__version__}", '
+            "or build the bundle again",
         ) from error
     backend.no_padding()
     backend.no_truncation()
@@ -168,7 +163,6 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(
-            "",
-            [Problem(f"cannot read {path}: {error}", "copy the bundle again, or build it again")],
+        raise BundleError.of(
+            f"cannot read {path}: {error}", "copy the bundle again, or build it again"
         ) from error

@@ -15,7 +15,7 @@ import numpy as np
 from c2c_runtime import names
 from c2c_runtime.alignment import UNFUSED
 from c2c_runtime.conversation import Conversation
-from c2c_runtime.errors import BundleError, Problem
+from c2c_runtime.errors import BundleError
 from c2c_runtime.kv_cache import KVCache
 from c2c_runtime.manifest import GoldenSpec
 from c2c_runtime.session import Session
@@ -52,9 +52,7 @@ def load_expected(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
     except (ValueError, OSError) as error:
-        raise BundleError(
-            "", [Problem(f"{path} cannot be read: {error}", "build the bundle again")]
-        ) from error
+        raise BundleError.of(f"{path} cannot be read: {error}", "build the bundle again") from error
 
 
 def compare(name: str, actual: np.ndarray, expected: np.ndarray, tolerance: float) -> Comparison:
