@@ -198,7 +198,7 @@ def _echo_roles(prepared: PreparedPair, stages: Stages) -> None:
     )
     for sharer, source in zip(pair.sharers, prepared.source.sharers, strict=True):
         stages.console.print(f"[bold]Sharer[/]   {source.name}: {describe_model(sharer.dims)}")
-        gates = [gate for link in sharer.links for gate in (link.key_gate, link.value_gate)]
+        gates = sharer.gates
         stages.console.print(
             f"         {len(sharer.links)} layers linked, {sum(gates)} of {len(gates)} gates open, "
             f"alignment {sharer.alignment}"
@@ -283,12 +283,7 @@ def _export_fuser(prepared: PreparedPair, work: _Work) -> list[LinkedLayers]:
         return fusers
     modules = {id(module): module for fuser in fusers for _, module in fuser.values()}
     num_original = sum(p.numel() for module in modules.values() for p in module.parameters())
-    gates = [
-        gate
-        for sharer in prepared.pair.sharers
-        for link in sharer.links
-        for gate in (link.key_gate, link.value_gate)
-    ]
+    gates = [gate for sharer in prepared.pair.sharers for gate in sharer.gates]
     closed = gates.count(False)
     work.add(graph, num_original, f"{closed} of {len(gates)} gates closed" if closed else "")
     release_memory()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from c2c_export.export_graph import Signature, export_graph
+from c2c_export.export_graph import Signature, example_cache, export_graph
 from c2c_export.fuser import FuserLayer
 from c2c_export.lowering_ort import scatter_rows
 from c2c_runtime import names
@@ -76,7 +76,7 @@ class FuserGraph(nn.Module):
         for layer in self.modules_by_layer:
             fused |= self._fuse_layer(layer, clean, sections, enabled)
         return [
-            scatter_rows(cache := caches[target], fused[target], slots[:1].expand(cache.shape[0]))
+            scatter_rows(caches[target], fused[target], slots[:1].expand(caches[target].shape[0]))
             for target in self.targets
         ]
 
@@ -123,13 +123,8 @@ def _signature(pair: Pair, graph: FuserGraph) -> Signature:
     capacity = Dim("max_seq_len", min=1)
     num_sharers = len(pair.sharers)
 
-    def cache(num_kv_heads: int, head_dim: int) -> Tensor:
-        return torch.zeros(2, num_kv_heads, 16, head_dim)
-
-    receiver = pair.receiver
-    past = [cache(receiver.num_kv_heads, receiver.head_dim) for _ in graph.reads]
-    sharer_dims = [pair.sharers[number - 1].dims for number, _, _ in graph.sources]
-    sharer_caches = [cache(dims.num_kv_heads, dims.head_dim) for dims in sharer_dims]
+    past = [example_cache(pair.receiver) for _ in graph.reads]
+    sharer_caches = [example_cache(pair.sharers[number - 1].dims) for number, _, _ in graph.sources]
     slots = torch.arange(5)
     enabled = [torch.ones(1, dtype=torch.bool) for _ in range(num_sharers) if num_sharers > 1]
     numbers = range(1, num_sharers + 1)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from c2c_export.lowering_ort import DIALECT, OPSET
 from c2c_export.passes import apply_passes
-from c2c_runtime.manifest import GraphSpec, TensorSpec
+from c2c_runtime.manifest import GraphSpec, ModelDims, TensorSpec
 
 # Weights smaller than this stay inside the .onnx file: shape inference and ORT's rewrites read them.
 _EXTERNAL_FROM_BYTES = 1024
@@ -94,10 +94,9 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=value.dtype.numpy().name, shape=shape)
 
 
-def example_caches(num: int, num_kv_heads: int, head_dim: int) -> list[tuple[Tensor, Tensor]]:
-    """Caches to trace with, [2, kv_heads, 16, head_dim]: a traced size of 1 would be baked in."""
-    shape = (2, num_kv_heads, 16, head_dim)
-    return [(torch.zeros(shape), torch.zeros(shape)) for _ in range(num)]
+def example_cache(dims: ModelDims) -> Tensor:
+    """A cache to trace with, [2, kv_heads, 16, head_dim]: a traced size of 1 would be baked in."""
+    return torch.zeros(2, dims.num_kv_heads, 16, dims.head_dim)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel
 
-from c2c_export.export_graph import Signature, example_caches, export_graph
+from c2c_export.export_graph import Signature, example_cache, export_graph
 from c2c_export.lowering_ort import OrtCacheStep
 from c2c_runtime import names
 from c2c_runtime.manifest import GraphSpec, ModelDims
@@ -92,7 +92,7 @@ def export_sharer(
 
 def _signature(dims: ModelDims, num_layers: int, outputs: list[str]) -> Signature:
     batch, tokens, capacity = Dim("batch", min=1), Dim("tokens", min=1), Dim("max_seq_len", min=1)
-    caches = example_caches(num_layers, dims.num_kv_heads, dims.head_dim)
+    caches = [(example_cache(dims), example_cache(dims)) for _ in range(num_layers)]
     max_seq_len = caches[0][0].shape[2]
     token_ids = torch.zeros(2, 5, dtype=torch.int64)
     positions = torch.arange(5).expand(2, 5).contiguous()

@@ -81,14 +81,15 @@ def map_ids(receiver_ids: Sequence[int], table: Table | None) -> tuple[int, ...]
     return tuple(table[ids].tolist())
 
 
-def check_ids(ids: Sequence[int], vocab_size: int | None) -> None:
-    """Raise ``UsageError`` if an id is negative or not below ``vocab_size`` (None: no limit)."""
+def check_ids(ids: Sequence[int], vocab_size: int | None, owner: str = "Receiver") -> None:
+    """Raise ``UsageError`` if an id is negative or not below ``vocab_size`` (None: no limit).
+    ``owner``: whose vocabulary it is."""
     for id in ids:
         if id < 0 or (vocab_size is not None and id >= vocab_size):
             size = "" if vocab_size is None else f" of {vocab_size} tokens"
             raise UsageError(
-                f"token id {id} is not in the Receiver's vocabulary{size}",
-                "give ids that the Receiver's tokenizer made"
+                f"token id {id} is not in the {owner}'s vocabulary{size}",
+                f"give ids that the {owner}'s tokenizer made"
                 + ("" if vocab_size is None else f", from 0 to {vocab_size - 1}"),
             )
 

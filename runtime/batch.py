@@ -23,7 +23,7 @@ from c2c_runtime.generation import (
     GenerationOptions,
     sections_for_mode,
 )
-from c2c_runtime.kv_cache import KVCache, allocate_rows
+from c2c_runtime.kv_cache import KVCache, allocate_rows, cache_bindings
 from c2c_runtime.ort_backend import BoundGraph
 from c2c_runtime.session import Session
 
@@ -100,14 +100,13 @@ class Batch:
         """The graph bound to the first rows; bound once for each number of rows."""
         if num_rows not in self._steps:
             caches = {key: buffer[:num_rows] for key, buffer in self._buffers.buffers.items()}
-            inputs = {names.past(*key): buffer for key, buffer in caches.items()}
+            inputs, outputs = cache_bindings(caches)
             inputs |= {
                 names.TOKEN_IDS: self._token_ids[:num_rows],
                 names.POSITIONS: self._positions[:num_rows],
                 names.PAST_LENGTH: self._past_length[:num_rows],
                 names.KEY_POSITIONS: self._buffers.key_positions[:num_rows],
             }
-            outputs = {names.present(*key): buffer for key, buffer in caches.items()}
             outputs[names.LOGITS] = self._logits[:num_rows]
             self._steps[num_rows] = self._session.graph(names.RECEIVER).bind(inputs, outputs)
         return self._steps[num_rows]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from c2c_runtime import names
-from c2c_runtime.kv_cache import KVCache
+from c2c_runtime.kv_cache import KVCache, cache_bindings
 from c2c_runtime.ort_backend import OrtGraph
 
 
@@ -24,14 +24,13 @@ class BoundModel:
         self._step_position = np.zeros((1, 1), np.int64)
         logits = np.zeros((1, vocab_size), np.float32)
         self.logits: np.ndarray = logits[0]
-        inputs = {names.past(*key): buffer for key, buffer in cache.buffers.items()}
+        inputs, outputs = cache_bindings(cache.buffers)
         inputs |= {
             names.PAST_LENGTH: self._past_length,
             names.KEY_POSITIONS: cache.key_positions,
             names.TOKEN_IDS: self._step_id,
             names.POSITIONS: self._step_position,
         }
-        outputs = {names.present(*key): buffer for key, buffer in cache.buffers.items()}
         outputs[names.LOGITS] = logits
         self._prefill = graph.bind(inputs, outputs)
         self._step = graph.bind(inputs, outputs)

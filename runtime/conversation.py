@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from c2c_runtime import names
-from c2c_runtime.alignment import UNFUSED, Section
+from c2c_runtime.alignment import UNFUSED, Section, check_ids
 from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.errors import UsageError
-from c2c_runtime.kv_cache import KVCache
+from c2c_runtime.kv_cache import KVCache, cache_bindings
 from c2c_runtime.ort_backend import BoundGraph
 
 if TYPE_CHECKING:
@@ -211,30 +211,42 @@ class Conversation:
             self._loose_ids.clear()
         self._rewind(common)
 
+    @property
+    def _num_receiver_ids(self) -> int:
+        """Tokens that the Receiver has of the recorded sections."""
+        return sum(len(section.receiver_ids) for section in self._sections)
+
+    def _num_sharer_ids(self, index: int) -> int:
+        """Tokens that Sharer ``index`` + 1 has of the recorded sections; 0 if it is never run."""
+        if not self.sharers[index].buffers:
+            return 0
+        return sum(len(section.sharer_ids[index]) for section in self._sections)
+
+    @property
+    def _span(self) -> int:
+        """Positions that the recorded sections occupy."""
+        return sum(section.span for section in self._sections)
+
     def _is_as_recorded(self) -> bool:
         """Whether the caches hold as many tokens as this conversation has run."""
-        run = sum(len(section.receiver_ids) for section in self._sections) + len(self._loose_ids)
+        run = self._num_receiver_ids + len(self._loose_ids)
         return self.receiver.length == run and all(
-            cache.length == sum(len(section.sharer_ids[index]) for section in self._sections)
-            for index, cache in enumerate(self.sharers)
-            if cache.buffers
+            cache.length == self._num_sharer_ids(index) for index, cache in enumerate(self.sharers)
         )
 
     def _rewind(self, num_sections: int) -> None:
         """Forget all but the first sections. The Receiver's loose ids stay in their slots."""
         del self._sections[num_sections:]
-        position = sum(section.span for section in self._sections)
-        self.receiver.truncate(sum(len(s.receiver_ids) for s in self._sections), position)
+        self.receiver.truncate(self._num_receiver_ids, self._span)
         for index, cache in enumerate(self.sharers):
-            length = sum(len(s.sharer_ids[index]) for s in self._sections)
-            cache.truncate(length if cache.buffers else 0, position)
+            cache.truncate(self._num_sharer_ids(index), self._span)
 
     def _can_adopt(self, section: Section) -> bool:
         """Whether the Receiver's next slots, which it has gone back from, hold this very section."""
         ids = section.receiver_ids
         if not ids or tuple(self._loose_ids[: len(ids)]) != ids:
             return False
-        held = sum(len(s.receiver_ids) for s in self._sections)
+        held = self._num_receiver_ids
         if self.receiver.length != held:
             return False  # it has not gone back: these ids are part of the conversation
         first = self.receiver.next_position
@@ -243,14 +255,14 @@ class Conversation:
 
     def _drop_loose_ids(self) -> None:
         """Forget ids that the Receiver has gone back from."""
-        if self.receiver.length == sum(len(s.receiver_ids) for s in self._sections):
+        if self.receiver.length == self._num_receiver_ids:
             self._loose_ids.clear()
 
     def _settle_loose_ids(self) -> None:
         """Before a section comes after ids of the Receiver alone: these become a section, too."""
         self._drop_loose_ids()
         if self._loose_ids:
-            span = self.receiver.next_position - sum(section.span for section in self._sections)
+            span = self.receiver.next_position - self._span
             nothing = ((),) * len(self.sharers)
             self._sections.append(Section(tuple(self._loose_ids), nothing, UNFUSED, span))
             for cache in self.sharers:
@@ -291,8 +303,7 @@ class Conversation:
 
     def _fuser(self) -> BoundGraph | None:
         if self._bound_fuser is None and self._session.bundle.graph(names.FUSER) is not None:
-            inputs = {names.past(*key): buffer for key, buffer in self.receiver.buffers.items()}
-            outputs = {names.present(*key): buffer for key, buffer in self.receiver.buffers.items()}
+            inputs, outputs = cache_bindings(self.receiver.buffers)
             for number, cache in enumerate(self.sharers, start=1):
                 for (layer, kind), buffer in cache.buffers.items():
                     inputs[names.sharer_cache(number, layer, kind)] = buffer
@@ -348,14 +359,8 @@ class Conversation:
                 )
 
     def _check_ids(self, index: int, ids: Sequence[int]) -> None:
-        vocab_size = self._vocab_sizes[index]
-        for token_id in ids:
-            if not 0 <= token_id < vocab_size:
-                who = "Receiver" if index == 0 else f"Sharer {index}"
-                raise UsageError(
-                    f"token id {token_id} is not in the {who}'s vocabulary of {vocab_size}",
-                    f"use ids from 0 to {vocab_size - 1}",
-                )
+        """``index`` 0 is the Receiver, n is Sharer n."""
+        check_ids(ids, self._vocab_sizes[index], f"Sharer {index}" if index else "Receiver")
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

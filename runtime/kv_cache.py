@@ -149,3 +149,12 @@ def allocate_rows(
         for row in range(batch_size)
     ]
     return rows, caches
+
+
+def cache_bindings(
+    buffers: dict[tuple[int, names.Kind], Cache],
+) -> tuple[dict[str, Cache], dict[str, Cache]]:
+    """Buffers by the names of a graph's inputs and of its outputs: both are the same memory."""
+    inputs = {names.past(*key): buffer for key, buffer in buffers.items()}
+    outputs = {names.present(*key): buffer for key, buffer in buffers.items()}
+    return inputs, outputs

@@ -57,6 +57,11 @@ class SharerLink:
     fuses_whole_sections: bool = False
     max_fused_len: int | None = None
 
+    @property
+    def gates(self) -> list[bool]:
+        """Whether each gate is open, key then value a linked layer."""
+        return [gate for link in self.links for gate in (link.key_gate, link.value_gate)]
+
 
 @dataclass(frozen=True, config=_STRICT)
 class Pair:
