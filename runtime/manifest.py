@@ -15,6 +15,10 @@ SCHEMA_VERSION = 1
 
 _STRICT = ConfigDict(extra="forbid")
 
+# How a graph says attention over a cache, see docs/architecture.md.
+Dialect = Literal["ort", "tensorrt", "tensorrt-scatter"]
+EngineBackend = Literal["tensorrt", "tensorrt-rtx"]
+
 
 @dataclass(frozen=True, config=_STRICT)
 class ModelDims:
@@ -97,7 +101,7 @@ class GraphSpec:
     """One ONNX graph. ``role``: receiver, fuser, sharer1, sharer2, ..."""
 
     role: str
-    dialect: Literal["ort", "tensorrt"]
+    dialect: Dialect
     path: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -105,14 +109,33 @@ class GraphSpec:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ProfileSpec:
+    """The shapes that one optimisation profile of an engine allows: (min, opt, max) an input.
+
+    ``name``: decode (one token), prefill, fuse. Inputs whose shape is fixed have no entry.
+    """
+
+    name: str
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+
+
+@dataclass(frozen=True, config=_STRICT)
 class EngineSpec:
-    """What a backend built from a graph for one target. Absent for plain ONNX Runtime."""
+    """What a backend built from a graph for one target. Absent for plain ONNX Runtime.
+
+    ``backend_version`` as the library says it (1.7.1.116), ``target`` the compute capability (sm89),
+    ``platform`` operating system and processor (linux-x86_64): an engine runs nowhere else. Profiles
+    are numbered in this order. Size and sha256 stand in the manifest's ``files``.
+    """
 
     role: str
-    backend: str
+    backend: EngineBackend
     backend_version: str
     target: str
+    platform: str
+    precision: str
     path: str
+    profiles: tuple[ProfileSpec, ...]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -141,6 +164,9 @@ class GoldenSpec:
     """A stored case that ``verify`` repeats: ids, sections and what eager PyTorch computed.
 
     ``sections`` are (length, sharer mask); mask -1 is not fused, bit i is Sharer i + 1.
+    ``tolerance`` is absolute or relative to the largest expected value. Where ``min_cosine`` is set
+    (graphs of less than fp32), caches and logits are compared by cosine instead, and of the greedy
+    ids, each after the expected ones before it, a share of ``min_agreement`` has to be equal.
     """
 
     name: str
@@ -150,6 +176,8 @@ class GoldenSpec:
     sections: tuple[tuple[int, int], ...]
     greedy_ids: tuple[int, ...]
     tolerance: float
+    min_cosine: float | None = None
+    min_agreement: float = 1.0
 
 
 @dataclass(frozen=True, config=_STRICT)
