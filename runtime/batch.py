@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from c2c_runtime import names
 from c2c_runtime.alignment import Section
+from c2c_runtime.backend import BoundGraph
+from c2c_runtime.bound_model import has_top_logits, logits_outputs
 from c2c_runtime.conversation import Conversation, StageTimes
 from c2c_runtime.generation import (
     AnswerWriter,
@@ -23,8 +23,8 @@ from c2c_runtime.generation import (
     GenerationOptions,
     sections_for_mode,
 )
-from c2c_runtime.kv_cache import KVCache, allocate_rows, cache_bindings
-from c2c_runtime.ort_backend import BoundGraph
+from c2c_runtime.kv_cache import allocate_cache, allocate_rows, cache_bindings
+from c2c_runtime.logits import Logits
 from c2c_runtime.session import Session
 
 
@@ -42,64 +42,64 @@ class Batch:
     """Buffers for ``max_batch_size`` rows and the graphs bound to them, allocated once."""
 
     def __init__(self, session: Session) -> None:
-        pair, limits = session.bundle.manifest.pair, session.bundle.manifest.limits
-        self.max_batch_size = limits.max_batch_size
+        bundle, memory = session.bundle, session.memory
+        pair, size = bundle.manifest.pair, bundle.manifest.limits.max_batch_size
+        self.max_batch_size = size
         self._session = session
-        self._buffers, self.rows = allocate_rows(
-            "Receiver",
-            pair.receiver,
-            pair.receiver.num_layers,
-            limits.max_seq_len,
-            limits.max_batch_size,
-        )
+        self._buffers, self.rows = allocate_rows(bundle.receiver_caches, memory, size)
         # Sharers are read before the first token only, so the rows can take turns with their caches.
         sharers = [
-            KVCache.allocate("Sharer", sharer.dims, sharer.num_cached_layers, limits.max_seq_len)
-            for sharer in pair.sharers
+            allocate_cache(bundle.sharer_caches(number), memory)
+            for number in range(1, len(pair.sharers) + 1)
         ]
         self._conversations = [Conversation(session, row, sharers) for row in self.rows]
-        self._token_ids = np.zeros((limits.max_batch_size, 1), np.int64)
-        self._positions = np.zeros((limits.max_batch_size, 1), np.int64)
-        self._past_length = np.zeros(limits.max_batch_size, np.int64)
-        self._logits = np.zeros((limits.max_batch_size, pair.receiver.vocab_size), np.float32)
+        self._token_ids = memory.host_array((size, 1), "int64")
+        self._positions = memory.host_array((size, 1), "int64")
+        self._past_length = memory.host_array((size,), "int64")
+        self._outputs = logits_outputs(memory, size, pair.receiver.vocab_size)
         self._steps: dict[int, BoundGraph] = {}
 
     def require(self, sections: Sequence[Section]) -> None:
         """Raise ``CapacityError`` unless a prompt of these sections fits into a row."""
         self._conversations[0].require(sections)
 
-    def prefill(self, row: int, sections: Sequence[Section]) -> tuple[np.ndarray, StageTimes]:
-        """Fill a row with a prompt; its first logits, float32 [vocab_size], and the time it took."""
+    def prefill(self, row: int, sections: Sequence[Section]) -> tuple[Logits, StageTimes]:
+        """Fill a row with a prompt; its first logits, and the time it took."""
         conversation = self._conversations[row]
         conversation.reset()
         return conversation.prefill(sections), conversation.times
 
-    def decode(self, ids: Sequence[int]) -> np.ndarray:
-        """One step of the first ``len(ids)`` rows; logits float32 [rows, vocab_size], a view that the
-        next call overwrites."""
+    def decode(self, ids: Sequence[int]) -> list[Logits]:
+        """One step of the first ``len(ids)`` rows; each row's logits, which the next call overwrites."""
         num_rows = len(ids)
         for row, token_id in enumerate(ids):
             self._token_ids[row] = token_id
             self._positions[row] = self.rows[row].claim(1)[0]
             self._past_length[row] = self.rows[row].length
-        self._step(num_rows).run()
+        step = self._step(num_rows)
+        step.start()
+        step.wait()
         for row in range(num_rows):
             self.rows[row].advance(1)
-        logits: np.ndarray = self._logits[:num_rows]
-        return logits
+        has_top = has_top_logits(self._session.graph(names.RECEIVER))
+        return [Logits(step, row, has_top=has_top) for row in range(num_rows)]
 
     def move(self, source: int, target: int) -> None:
         """Copy a row's valid part over another row."""
         old, new = self.rows[source], self.rows[target]
         for key, buffer in old.buffers.items():
-            new.buffers[key][:, :, : old.length] = buffer[:, :, : old.length]
+            old.memory.copy(buffer, new.buffers[key], old.length)
         new.key_positions[:, : old.length] = old.key_positions[:, : old.length]
         new.truncate(old.length, old.next_position)
 
     def _step(self, num_rows: int) -> BoundGraph:
         """The graph bound to the first rows; bound once for each number of rows."""
         if num_rows not in self._steps:
-            caches = {key: buffer[:num_rows] for key, buffer in self._buffers.buffers.items()}
+            memory = self._session.memory
+            caches = {
+                key: memory.rows(buffer, 0, num_rows)
+                for key, buffer in self._buffers.buffers.items()
+            }
             inputs, outputs = cache_bindings(caches)
             inputs |= {
                 names.TOKEN_IDS: self._token_ids[:num_rows],
@@ -107,8 +107,9 @@ class Batch:
                 names.PAST_LENGTH: self._past_length[:num_rows],
                 names.KEY_POSITIONS: self._buffers.key_positions[:num_rows],
             }
-            outputs[names.LOGITS] = self._logits[:num_rows]
-            self._steps[num_rows] = self._session.graph(names.RECEIVER).bind(inputs, outputs)
+            outputs |= {name: array[:num_rows] for name, array in self._outputs.items()}
+            receiver = self._session.graph(names.RECEIVER)
+            self._steps[num_rows] = receiver.bind(inputs, outputs, is_fixed=True)
         return self._steps[num_rows]
 
 

@@ -7,47 +7,72 @@ from collections.abc import Sequence
 import numpy as np
 
 from c2c_runtime import names
+from c2c_runtime.backend import Buffer, Graph, Memory
 from c2c_runtime.kv_cache import KVCache, cache_bindings
-from c2c_runtime.ort_backend import OrtGraph
+from c2c_runtime.logits import Logits
 
 
 class BoundModel:
-    """Bound once: a step rewrites the bound memory and runs; a prefill ties new ids and positions.
+    """Bound once: a step rewrites the bound memory and runs; a prefill ties new ids and positions."""
 
-    ``logits`` float32 [vocab_size]: those of the last token of the last call, for a Receiver.
-    """
-
-    def __init__(self, graph: OrtGraph, cache: KVCache, vocab_size: int = 0) -> None:
+    def __init__(self, graph: Graph, cache: KVCache, vocab_size: int = 0) -> None:
+        memory = cache.memory
         self.cache = cache
-        self._past_length = np.zeros(1, np.int64)
-        self._step_id = np.zeros((1, 1), np.int64)
-        self._step_position = np.zeros((1, 1), np.int64)
-        logits = np.zeros((1, vocab_size), np.float32)
-        self.logits: np.ndarray = logits[0]
+        self._past_length = memory.host_array((1,), "int64")
+        self._step_id = memory.host_array((1, 1), "int64")
+        self._step_position = memory.host_array((1, 1), "int64")
         inputs, outputs = cache_bindings(cache.buffers)
-        inputs |= {
-            names.PAST_LENGTH: self._past_length,
-            names.KEY_POSITIONS: cache.key_positions,
-            names.TOKEN_IDS: self._step_id,
-            names.POSITIONS: self._step_position,
-        }
-        outputs[names.LOGITS] = logits
+        inputs |= {names.PAST_LENGTH: self._past_length, names.KEY_POSITIONS: cache.key_positions}
+        outputs |= logits_outputs(memory, 1, vocab_size)
         self._prefill = graph.bind(inputs, outputs)
-        self._step = graph.bind(inputs, outputs)
+        inputs |= {names.TOKEN_IDS: self._step_id, names.POSITIONS: self._step_position}
+        self._step = graph.bind(inputs, outputs, is_fixed=True)
+        has_top = has_top_logits(graph)
+        self._prefill_logits = Logits(self._prefill, has_top=has_top)
+        self._step_logits = Logits(self._step, has_top=has_top)
+        self.logits = self._prefill_logits
+        """Those of the last token of the last call, for a Receiver."""
 
     def prefill(self, ids: Sequence[int]) -> None:
         """Append ``ids`` to the cache."""
+        self.start_prefill(ids)
+        self.wait()
+
+    def start_prefill(self, ids: Sequence[int]) -> None:
+        """Begin to append ``ids``; complete after ``wait``."""
         positions = self.cache.claim(len(ids))
         self._past_length[0] = self.cache.length
         self._prefill.set_input(names.TOKEN_IDS, np.array([ids], np.int64))
         self._prefill.set_input(names.POSITIONS, positions)
-        self._prefill.run()
+        self._prefill.start()
+        self.logits = self._prefill_logits
         self.cache.advance(len(ids))
+
+    def wait(self) -> None:
+        """Return when the prefill that was started is complete."""
+        self._prefill.wait()
 
     def step(self, token_id: int) -> None:
         """Append one token. Nothing is bound or allocated here."""
         self._step_position[:] = self.cache.claim(1)
         self._step_id[0, 0] = token_id
         self._past_length[0] = self.cache.length
-        self._step.run()
+        self._step.start()
+        self._step.wait()
+        self.logits = self._step_logits
         self.cache.advance(1)
+
+
+def logits_outputs(memory: Memory, batch_size: int, vocab_size: int) -> dict[str, Buffer]:
+    """Host arrays for what a Receiver graph says of the next token, by output name."""
+    num_top = min(names.MAX_TOP_LOGITS, vocab_size)
+    return {
+        names.LOGITS: memory.host_array((batch_size, vocab_size), "float32"),
+        names.TOP_LOGITS: memory.host_array((batch_size, num_top), "float32"),
+        names.TOP_IDS: memory.host_array((batch_size, num_top), "int64"),
+    }
+
+
+def has_top_logits(graph: Graph) -> bool:
+    """Whether a Receiver graph gives the largest logits besides all of them."""
+    return names.TOP_IDS in graph.output_names

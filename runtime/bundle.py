@@ -11,8 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from c2c_runtime import names
 from c2c_runtime.errors import BundleError, Problem
-from c2c_runtime.manifest import MANIFEST, SCHEMA_VERSION, GraphSpec, Manifest
+from c2c_runtime.kv_cache import CacheSpec, Owner
+from c2c_runtime.manifest import MANIFEST, SCHEMA_VERSION, GraphSpec, Manifest, ModelDims
 
 MANIFEST_NAME = "manifest.json"
 _REBUILD = (
@@ -46,9 +48,31 @@ class Bundle:
         """Absolute path of a file or folder of the bundle."""
         return self.root / relative
 
-    def graph(self, role: str) -> GraphSpec | None:
-        """The graph of a role, or None where the pair needs none (every gate closed)."""
-        return next((graph for graph in self.manifest.graphs if graph.role == role), None)
+    def has_graph(self, role: str) -> bool:
+        """Whether there is a graph of a role. A pair whose gates are all closed needs no Fuser."""
+        return any(graph.role == role for graph in self.manifest.graphs)
+
+    def graph(self, role: str) -> GraphSpec:
+        """The graph of a role. Raises ``BundleError`` if there is none."""
+        for graph in self.manifest.graphs:
+            if graph.role == role:
+                return graph
+        raise BundleError(f"the bundle {self.root} holds no graph {role}")
+
+    @property
+    def receiver_caches(self) -> CacheSpec:
+        """The Receiver's caches, as its graph wants them."""
+        dims = self.manifest.pair.receiver
+        return self._caches("Receiver", names.RECEIVER, dims, dims.num_layers)
+
+    def sharer_caches(self, number: int) -> CacheSpec:
+        """Those of Sharer ``number`` (from 1); of no layers if it is never run."""
+        sharer = self.manifest.pair.sharers[number - 1]
+        return self._caches("Sharer", names.sharer(number), sharer.dims, sharer.num_cached_layers)
+
+    def _caches(self, owner: Owner, role: str, dims: ModelDims, num_layers: int) -> CacheSpec:
+        dtype = self.graph(role).dtype_of(names.past(0, "key")) if num_layers else "float32"
+        return CacheSpec(owner, dims, num_layers, self.manifest.limits.max_seq_len, dtype)
 
     def check_hashes(self) -> None:
         """Read every file and compare its sha256 with the manifest's. Raises ``BundleError``."""

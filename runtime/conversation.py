@@ -17,10 +17,11 @@ import numpy as np
 
 from c2c_runtime import names
 from c2c_runtime.alignment import UNFUSED, Section, check_ids
+from c2c_runtime.backend import BoundGraph
 from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.errors import UsageError
-from c2c_runtime.kv_cache import KVCache, cache_bindings
-from c2c_runtime.ort_backend import BoundGraph
+from c2c_runtime.kv_cache import KVCache, allocate_cache, cache_bindings
+from c2c_runtime.logits import Logits
 
 if TYPE_CHECKING:
     from c2c_runtime.session import Session
@@ -51,18 +52,16 @@ class Conversation:
         sharers: Sequence[KVCache] | None = None,
     ) -> None:
         """``receiver`` and ``sharers``: caches to use, such as a row of a batch; None: new ones."""
-        manifest = session.bundle.manifest
-        pair, max_seq_len = manifest.pair, manifest.limits.max_seq_len
+        bundle, memory = session.bundle, session.memory
+        pair = bundle.manifest.pair
         self._pair = pair
-        self._max_prompt_len = manifest.limits.max_prompt_len
+        self._max_prompt_len = bundle.manifest.limits.max_prompt_len
         self._vocab_sizes = [pair.receiver.vocab_size, *(s.dims.vocab_size for s in pair.sharers)]
-        self.receiver = receiver or KVCache.allocate(
-            "Receiver", pair.receiver, pair.receiver.num_layers, max_seq_len
-        )
+        self.receiver = receiver or allocate_cache(bundle.receiver_caches, memory)
         self.sharers = (
             [
-                KVCache.allocate("Sharer", sharer.dims, sharer.num_cached_layers, max_seq_len)
-                for sharer in pair.sharers
+                allocate_cache(bundle.sharer_caches(number), memory)
+                for number in range(1, len(pair.sharers) + 1)
             ]
             if sharers is None
             else list(sharers)
@@ -78,8 +77,8 @@ class Conversation:
         self._bound_sharers: list[BoundModel | None] = [None] * len(self.sharers)
         self._bound_fuser: BoundGraph | None = None
 
-    def prefill(self, sections: Sequence[Section]) -> np.ndarray:
-        """Bring the caches to a prompt's end; logits after its last token, float32 [vocab_size].
+    def prefill(self, sections: Sequence[Section]) -> Logits:
+        """Bring the caches to a prompt's end; returns the logits after its last token.
 
         The last section runs through the Receiver alone. What the caches already hold of the
         prompt's beginning is kept, so a chat's next turn costs only what it adds: sections that
@@ -133,20 +132,17 @@ class Conversation:
         if not adopted:
             self._settle_loose_ids()
         with self._all_or_nothing():
-            start = time.perf_counter()
             receiver_start = self.receiver.length
+            sharer_starts = [cache.length for cache in self.sharers]
             if adopted:
                 self.receiver.advance(len(receiver_ids))
-            else:
-                self._prefill(self._receiver, section.receiver_ids)
+            self._prefill_together(
+                [] if adopted else section.receiver_ids,
+                [(self._sharer(number), ids) for number, _, ids in used],
+            )
             self.receiver.skip(section.span - len(receiver_ids))
-            self.times.receiver_prefill_s += time.perf_counter() - start
-            start = time.perf_counter()
-            sharer_starts = [cache.length for cache in self.sharers]
-            for number, cache, ids in used:
-                self._prefill(self._sharer(number), ids)
+            for _, cache, ids in used:
                 cache.skip(section.span - len(ids))
-            self.times.sharer_prefill_s += time.perf_counter() - start
             if sharers != UNFUSED:
                 start = time.perf_counter()
                 self._fuse(receiver_start, sharer_starts, len(receiver_ids), sharers)
@@ -155,11 +151,10 @@ class Conversation:
             del self._loose_ids[: len(receiver_ids)]
         self._sections.append(section)
 
-    def decode(self, ids: Sequence[int]) -> np.ndarray:
+    def decode(self, ids: Sequence[int]) -> Logits:
         """Run ``ids`` through the Receiver alone: the last section of a prompt, or a decode step.
 
-        Returns the logits after the last id, float32 [vocab_size]: a view that the next call
-        overwrites.
+        Returns the logits after the last id, which the next call overwrites.
         """
         if not ids:
             raise UsageError("there is nothing to decode from", "give at least one token")
@@ -169,7 +164,8 @@ class Conversation:
             if len(ids) == 1:
                 self._receiver.step(ids[0])
             else:
-                self._prefill(self._receiver, ids)
+                for first in range(0, len(ids), self._max_prompt_len):
+                    self._receiver.prefill(ids[first : first + self._max_prompt_len])
         self._loose_ids += ids
         return self._receiver.logits
 
@@ -269,9 +265,33 @@ class Conversation:
                 cache.skip(span)
             self._loose_ids.clear()
 
-    def _prefill(self, model: BoundModel, ids: Sequence[int]) -> None:
-        for first in range(0, len(ids), self._max_prompt_len):
-            model.prefill(ids[first : first + self._max_prompt_len])
+    def _prefill_together(
+        self, receiver_ids: Sequence[int], sharers: list[tuple[BoundModel, Sequence[int]]]
+    ) -> None:
+        """Prefill Receiver and Sharers side by side where the backend can, chunk by chunk.
+
+        A model's time is that of starting it and, from when all are started, of waiting for it: what
+        runs side by side counts for each.
+        """
+        models = [(self._receiver, receiver_ids), *sharers]
+        spent = [0.0] * len(models)
+        chunk = self._max_prompt_len
+        for first in range(0, max(len(ids) for _, ids in models), chunk):
+            started: list[int] = []
+            try:
+                for index, (model, ids) in enumerate(models):
+                    if first < len(ids):
+                        begin = time.perf_counter()
+                        model.start_prefill(ids[first : first + chunk])
+                        started.append(index)
+                        spent[index] += time.perf_counter() - begin
+            finally:
+                begin = time.perf_counter()
+                for index in started:
+                    models[index][0].wait()
+                    spent[index] += time.perf_counter() - begin
+        self.times.receiver_prefill_s += spent[0]
+        self.times.sharer_prefill_s += sum(spent[1:])
 
     def _fuse(self, start: int, sharer_starts: list[int], length: int, sharers: int) -> None:
         """Fuse the section at ``start``: in chunks, unless a Fuser must see it as a whole."""
@@ -291,7 +311,8 @@ class Conversation:
                 fuser.set_input(names.sharer_slots(number), slots)
                 if several:
                     fuser.set_input(names.sharer_enabled(number), np.array([enabled]))
-            fuser.run()
+            fuser.start()
+            fuser.wait()
 
     def _sharer(self, number: int) -> BoundModel:
         bound = self._bound_sharers[number - 1]
@@ -302,7 +323,7 @@ class Conversation:
         return bound
 
     def _fuser(self) -> BoundGraph | None:
-        if self._bound_fuser is None and self._session.bundle.graph(names.FUSER) is not None:
+        if self._bound_fuser is None and self._session.bundle.has_graph(names.FUSER):
             inputs, outputs = cache_bindings(self.receiver.buffers)
             for number, cache in enumerate(self.sharers, start=1):
                 for (layer, kind), buffer in cache.buffers.items():

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from c2c_runtime.alignment import UNFUSED, Section
 from c2c_runtime.conversation import Conversation, StageTimes
 from c2c_runtime.detokenizer import StreamingDetokenizer
 from c2c_runtime.errors import UsageError
+from c2c_runtime.logits import Logits
 from c2c_runtime.sampling import Sampler, SamplingOptions
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ class AnswerWriter:
         """The id that the next decode step runs."""
         return self._ids[-1]
 
-    def write(self, logits: np.ndarray) -> Piece:
+    def write(self, logits: Logits) -> Piece:
         """Choose the next id. Sets ``finish_reason`` if it is the last one."""
         token_id = self._sampler.next_id(logits, self._ids)
         self._ids.append(token_id)

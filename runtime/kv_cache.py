@@ -6,47 +6,45 @@ template padding that a deployment drops still moves positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from c2c_runtime import names
+from c2c_runtime.backend import Buffer, Memory
 from c2c_runtime.errors import CapacityError, UsageError
 from c2c_runtime.manifest import ModelDims
 
 Owner = Literal["Receiver", "Sharer"]
-Cache = np.ndarray  # [batch, kv_heads, max_seq_len, head_dim]
+Key = tuple[int, names.Kind]  # layer, kind
+Cache = np.ndarray  # [batch, kv_heads, n, head_dim]
 
 
 class KVCache:
     """Caches of layers 0..num_layers-1 of one conversation, each [1, kv_heads, max_seq_len, head_dim].
 
-    ``length``: valid tokens. ``next_position``: position of the token that comes next.
+    ``buffers`` are the backend's memory. ``length``: valid tokens. ``next_position``: position of the token that comes next.
     ``key_positions`` int64 [1, max_seq_len]: the position of every valid slot.
     What lies in slots from ``length`` on is garbage and is never read.
     """
 
     def __init__(
-        self, owner: Owner, buffers: dict[tuple[int, names.Kind], Cache], key_positions: np.ndarray
+        self, owner: Owner, memory: Memory, buffers: dict[Key, Buffer], key_positions: np.ndarray
     ) -> None:
         self.owner = owner
+        self.memory = memory
         self.buffers = buffers
         self.key_positions = key_positions
         self.max_seq_len = key_positions.shape[1]
         self.length = 0
         self.next_position = 0
 
-    @classmethod
-    def allocate(cls, owner: Owner, dims: ModelDims, num_layers: int, max_seq_len: int) -> KVCache:
-        """A cache with buffers of its own for the first ``num_layers`` layers of a model."""
-        return allocate_rows(owner, dims, num_layers, max_seq_len, 1)[1][0]
-
     @property
     def size_bytes(self) -> int:
         """Bytes of all buffers."""
-        return sum(buffer.nbytes for buffer in self.buffers.values())
+        return sum(self.memory.size_bytes_of(buffer) for buffer in self.buffers.values())
 
     def require(self, num_tokens: int, after: int | None = None) -> None:
         """Raise ``CapacityError`` unless ``num_tokens`` more fit after ``after`` valid tokens (by
@@ -87,8 +85,9 @@ class KVCache:
         self.truncate(0, 0)
 
     def valid(self, layer: int, kind: names.Kind) -> Cache:
-        """View of the valid part, [batch, kv_heads, length, head_dim]."""
-        return self.buffers[layer, kind][:, :, : self.length]
+        """The valid part, [batch, kv_heads, length, head_dim], on the host: a view where the cache
+        lies there, else a copy."""
+        return self.memory.read(self.buffers[layer, kind], self.length)
 
     def load(self, caches: Sequence[tuple[Cache, Cache]], next_position: int | None = None) -> None:
         """Replace the content by ``caches`` (key, value a layer), each [batch, kv_heads, n, head_dim].
@@ -101,10 +100,8 @@ class KVCache:
             for layer, pair in enumerate(caches)
             for kind, source in zip(names.KINDS, pair, strict=True)
         }
-        wanted = {
-            key: (*buffer.shape[:2], num_tokens, buffer.shape[3])
-            for key, buffer in self.buffers.items()
-        }
+        shapes = {key: self.memory.shape_of(buffer) for key, buffer in self.buffers.items()}
+        wanted = {key: (*shape[:2], num_tokens, shape[3]) for key, shape in shapes.items()}
         if {key: source.shape for key, source in arrays.items()} != wanted:
             found = sorted({source.shape for source in arrays.values()})
             raise UsageError(
@@ -115,7 +112,7 @@ class KVCache:
         self.require(num_tokens, after=0)
         self.reset()
         for key, source in arrays.items():
-            self.buffers[key][:, :, :num_tokens] = source
+            self.memory.write(self.buffers[key], source)
         self.claim(num_tokens)
         self.advance(num_tokens)
         if next_position is not None:
@@ -123,27 +120,49 @@ class KVCache:
 
 
 @dataclass(frozen=True)
+class CacheSpec:
+    """The sizes of one model's caches: the first ``num_layers`` of ``dims``, elements of ``dtype``."""
+
+    owner: Owner
+    dims: ModelDims
+    num_layers: int
+    max_seq_len: int
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
 class RowBuffers:
     """The memory of several rows: buffers [batch, kv_heads, max_seq_len, head_dim], key_positions
     [batch, max_seq_len]."""
 
-    buffers: dict[tuple[int, names.Kind], Cache]
+    buffers: dict[Key, Buffer]
     key_positions: np.ndarray
 
 
+def allocate_cache(spec: CacheSpec, memory: Memory) -> KVCache:
+    """A cache of one conversation with buffers of its own."""
+    return allocate_rows(spec, memory, 1)[1][0]
+
+
 def allocate_rows(
-    owner: Owner, dims: ModelDims, num_layers: int, max_seq_len: int, batch_size: int
+    spec: CacheSpec, memory: Memory, batch_size: int
 ) -> tuple[RowBuffers, list[KVCache]]:
     """Memory for ``batch_size`` rows, and each row as a cache: a view, with a length of its own."""
+    dims, max_seq_len = spec.dims, spec.max_seq_len
     shape = (batch_size, dims.num_kv_heads, max_seq_len, dims.head_dim)
     rows = RowBuffers(
-        {(layer, kind): np.zeros(shape, np.float32) for layer in range(num_layers) for kind in names.KINDS},
-        np.zeros((batch_size, max_seq_len), np.int64),
-    )  # fmt: skip
+        {
+            (layer, kind): memory.allocate(shape, spec.dtype)
+            for layer in range(spec.num_layers)
+            for kind in names.KINDS
+        },
+        memory.host_array((batch_size, max_seq_len), "int64"),
+    )
     caches = [
         KVCache(
-            owner,
-            {key: buffer[row : row + 1] for key, buffer in rows.buffers.items()},
+            spec.owner,
+            memory,
+            {key: memory.rows(buffer, row, row + 1) for key, buffer in rows.buffers.items()},
             rows.key_positions[row : row + 1],
         )
         for row in range(batch_size)
@@ -151,9 +170,7 @@ def allocate_rows(
     return rows, caches
 
 
-def cache_bindings(
-    buffers: dict[tuple[int, names.Kind], Cache],
-) -> tuple[dict[str, Cache], dict[str, Cache]]:
+def cache_bindings(buffers: Mapping[Key, Buffer]) -> tuple[dict[str, Buffer], dict[str, Buffer]]:
     """Buffers by the names of a graph's inputs and of its outputs: both are the same memory."""
     inputs = {names.past(*key): buffer for key, buffer in buffers.items()}
     outputs = {names.present(*key): buffer for key, buffer in buffers.items()}

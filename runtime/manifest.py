@@ -107,6 +107,10 @@ class GraphSpec:
     outputs: tuple[TensorSpec, ...]
     num_parameters: int
 
+    def dtype_of(self, name: str) -> str:
+        """The element type of an input, such as float32. KeyError if there is no such input."""
+        return {tensor.name: tensor.dtype for tensor in self.inputs}[name]
+
 
 @dataclass(frozen=True, config=_STRICT)
 class ProfileSpec:

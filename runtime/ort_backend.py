@@ -1,4 +1,4 @@
-"""ONNX Runtime on CPU: the one class that knows it. A backend for another device stands beside it."""
+"""ONNX Runtime on CPU: the one module that knows it. Backends for other devices stand beside it."""
 
 from __future__ import annotations
 
@@ -8,40 +8,61 @@ from typing import Any
 
 import numpy as np
 
+from c2c_runtime.bundle import Bundle
 from c2c_runtime.errors import BundleError, UnavailableError
+from c2c_runtime.host_memory import HostMemory
+
+
+class OrtBackend:
+    """``Backend``: every graph of a bundle as an ONNX Runtime session on the CPU."""
+
+    def __init__(self, bundle: Bundle, num_threads: int | None = None) -> None:
+        """``num_threads`` None: one a core."""
+        self._bundle = bundle
+        self._num_threads = num_threads
+        self.memory = HostMemory()
+
+    def load(self, role: str) -> OrtGraph:
+        """The graph of a role."""
+        spec = self._bundle.graph(role)
+        if any(tensor.dtype == "bfloat16" for tensor in spec.inputs):
+            raise UnavailableError(
+                "ONNX Runtime has no bfloat16 on CPUs, and this bundle was built in it",
+                "run it on a GPU, or build it with --precision fp32 (fp16 works too, slowly)",
+            )
+        return OrtGraph(self._bundle.path_of(spec.path), self._num_threads)
+
+    def close(self) -> None:
+        """Nothing is held here."""
 
 
 class OrtGraph:
-    """One ONNX graph with the buffers bound to it.
+    """``Graph``: one ONNX graph, loaded.
 
     Binding is by memory: a numpy array bound as ``past`` and as ``present`` is updated in place.
     Small inputs that change at every call are bound once too, and rewritten between calls.
     """
 
     def __init__(self, path: Path, num_threads: int | None) -> None:
-        ort = _onnxruntime()
+        ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3
         if num_threads is not None:
             options.intra_op_num_threads = num_threads
-        try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise BundleError.of(
-                f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", "rebuild it"
-            ) from error
         self._ort = ort
-        self.input_names = {value.name for value in self._session.get_inputs()}
-        self.output_names = [value.name for value in self._session.get_outputs()]
+        self._session = load_session(ort, path, options, ["CPUExecutionProvider"])
+        self.input_names = frozenset(value.name for value in self._session.get_inputs())
+        self.output_names = frozenset(value.name for value in self._session.get_outputs())
 
     def bind(
-        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
-    ) -> BoundGraph:
-        """Bind arrays by name. Names that the graph does not have are left out, so that a caller
-        can offer everything it keeps; a name that the graph needs and is not offered is a KeyError."""
-        bound = BoundGraph(self._ort, self._session)
+        self,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Mapping[str, np.ndarray],
+        *,
+        is_fixed: bool = False,
+    ) -> BoundOrtGraph:
+        """Tie arrays by name, see ``backend.Graph``."""
+        bound = BoundOrtGraph(self._ort, self._session)
         for name in self.input_names:
             if name in inputs:
                 bound.set_input(name, inputs[name])
@@ -50,14 +71,14 @@ class OrtGraph:
         return bound
 
 
-class BoundGraph:
-    """A graph whose inputs and outputs are tied to memory; ``run`` moves no pointers."""
+class BoundOrtGraph:
+    """``BoundGraph``: inputs and outputs are tied to arrays; a call moves no pointers."""
 
     def __init__(self, ort: Any, session: Any) -> None:
         self._ort_value = ort.OrtValue
         self._session = session
         self._binding = session.io_binding()
-        self._kept: dict[tuple[str, str], object] = {}
+        self._kept: dict[tuple[str, str], tuple[object, np.ndarray]] = {}
 
     def set_input(self, name: str, array: np.ndarray) -> None:
         """Tie an input to ``array``; replaces what was tied to it."""
@@ -69,9 +90,16 @@ class BoundGraph:
         value = self._value("output", name, array)
         self._binding.bind_ortvalue_output(name, value)
 
-    def run(self) -> None:
+    def start(self) -> None:
         """Compute, from and into the tied memory."""
         self._session.run_with_iobinding(self._binding)
+
+    def wait(self) -> None:
+        """Nothing is under way when ``start`` has returned."""
+
+    def read(self, name: str) -> np.ndarray:
+        """The array tied to an output."""
+        return self._kept["output", name][1]
 
     def _value(self, direction: str, name: str, array: np.ndarray) -> object:
         if not array.flags.c_contiguous:
@@ -81,7 +109,18 @@ class BoundGraph:
         return value
 
 
-def _onnxruntime() -> Any:
+def load_session(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
+    """An ONNX Runtime session. Raises ``BundleError`` if the graph cannot be loaded."""
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise BundleError.of(
+            f"ONNX Runtime {ort.__version__} cannot load {path}: {error}", "rebuild it"
+        ) from error
+
+
+def import_onnxruntime() -> Any:
+    """The module. Raises ``UnavailableError`` where it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:

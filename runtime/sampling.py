@@ -1,4 +1,4 @@
-"""Logits -> the next token id. Order and definitions are those of transformers' generate.
+"""LogitArray -> the next token id. Order and definitions are those of transformers' generate.
 
 repetition penalty -> temperature -> top_k -> top_p -> draw. Temperature 0 is greedy: the penalty,
 then the first of the highest logits.
@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from c2c_runtime.errors import C2CError, UsageError
+from c2c_runtime.logits import Logits
 
-Logits = npt.NDArray[np.float32]
+LogitArray = npt.NDArray[np.float32]
 TokenIds = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 _FIRST_CANDIDATES = 1024  # how many of the most likely tokens top_p looks at first
@@ -64,12 +65,29 @@ class Sampler:
         self.options = options
         self._random = np.random.default_rng(options.seed)
 
-    def next_id(self, logits: Logits, previous_ids: TokenIds = ()) -> int:
+    def next_id(self, logits: Logits | LogitArray, previous_ids: TokenIds = ()) -> int:
         """The next id, from logits ``[vocab]`` and all ids so far (prompt and answer).
 
-        Raises ``C2CError`` if the logits hold NaN or nothing finite.
+        Of ``Logits`` no more is read than the options need. Raises ``C2CError`` if the logits hold
+        NaN or nothing finite.
         """
-        logits = _penalised(logits, previous_ids, self.options.repetition_penalty)
+        if isinstance(logits, Logits):
+            found = logits.candidates(self._num_needed)
+            if found is not None:
+                ids, values = found
+                return int(ids[self._choose(values)])
+            logits = logits.numpy()
+        return self._choose(_penalised(logits, previous_ids, self.options.repetition_penalty))
+
+    @property
+    def _num_needed(self) -> int:
+        """How many of the largest logits decide; 0 if all do."""
+        if self.options.repetition_penalty != 1.0:
+            return 0
+        return 1 if self.options.is_greedy else self.options.top_k
+
+    def _choose(self, logits: LogitArray) -> int:
+        """Index into ``logits`` of the chosen token."""
         best = int(np.argmax(logits))
         if not np.isfinite(logits[best]):
             raise C2CError(
@@ -85,7 +103,9 @@ class Sampler:
         return int(ids[min(int(index), len(ids) - 1)])
 
 
-def filtered_logits(logits: Logits, previous_ids: TokenIds, options: SamplingOptions) -> Logits:
+def filtered_logits(
+    logits: LogitArray, previous_ids: TokenIds, options: SamplingOptions
+) -> LogitArray:
     """The logits ``[vocab]`` that ``Sampler`` draws from: penalised, divided by the temperature,
     and -inf where top_k or top_p rule a token out. ``options.temperature`` must not be 0."""
     penalised = _penalised(logits, previous_ids, options.repetition_penalty)
@@ -95,8 +115,8 @@ def filtered_logits(logits: Logits, previous_ids: TokenIds, options: SamplingOpt
     return result
 
 
-def _penalised(logits: Logits, previous_ids: TokenIds, penalty: float) -> Logits:
-    """Logits of ids seen before made less likely, once each; a copy unless nothing changes."""
+def _penalised(logits: LogitArray, previous_ids: TokenIds, penalty: float) -> LogitArray:
+    """LogitArray of ids seen before made less likely, once each; a copy unless nothing changes."""
     if penalty == 1.0 or len(previous_ids) == 0:
         return logits
     seen = np.asarray(previous_ids, dtype=np.int64)
@@ -108,7 +128,7 @@ def _penalised(logits: Logits, previous_ids: TokenIds, penalty: float) -> Logits
 
 
 def _kept(
-    logits: Logits, options: SamplingOptions
+    logits: LogitArray, options: SamplingOptions
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     """Ids that may be drawn, ascending, and their logits after temperature."""
     scores = logits / np.float32(options.temperature)

@@ -12,11 +12,13 @@ import numpy as np
 
 from c2c_runtime import names
 from c2c_runtime.alignment import Section, load_alignment, sections_from_chat, sections_from_ids
+from c2c_runtime.backend import Backend, Graph, Memory
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.conversation import Conversation
-from c2c_runtime.errors import BundleError, C2CError, UsageError
+from c2c_runtime.devices import Device, open_backend
+from c2c_runtime.errors import C2CError, UsageError
 from c2c_runtime.generation import Answer, GenerationOptions, Piece
-from c2c_runtime.ort_backend import OrtGraph
+from c2c_runtime.ort_backend import OrtBackend
 from c2c_runtime.tokenizer import Tokenizer
 
 
@@ -26,10 +28,11 @@ class Session:
     Graphs load on first use, so a session that answers with the Receiver alone never loads a Sharer.
     """
 
-    def __init__(self, bundle: Bundle, num_threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend | None = None) -> None:
+        """``backend`` None: ONNX Runtime on the CPU. The session closes it."""
         self.bundle = bundle
-        self._num_threads = num_threads
-        self._graphs: dict[str, OrtGraph] = {}
+        self._backend = backend or OrtBackend(bundle)
+        self._graphs: dict[str, Graph] = {}
         manifest = bundle.manifest
         self._tokenizers = {
             role: Tokenizer.load(bundle.path_of(spec.path), spec, manifest.tools.get("tokenizers"))
@@ -44,36 +47,55 @@ class Session:
 
     @classmethod
     def open(
-        cls, path: str | Path, *, num_threads: int | None = None, check_hashes: bool = True
+        cls,
+        path: str | Path,
+        *,
+        device: Device = "auto",
+        num_threads: int | None = None,
+        cuda_stream: int | None = None,
+        check_hashes: bool = True,
     ) -> Session:
         """Open the bundle at ``path`` and load the Receiver.
 
+        ``device``: where to run, see ``devices.open_backend``. ``num_threads``: of a CPU; None: one a
+        core. ``cuda_stream``: a cudaStream_t of the caller that the Receiver and the Fuser run on.
         Every file is hashed while the Receiver loads; ``check_hashes=False`` trusts the disk.
-        Raises ``BundleError`` with every problem found.
+        Raises ``BundleError`` with every problem found, ``UnavailableError`` if this machine cannot
+        run the bundle.
         """
         bundle = Bundle.open(path)
+        backend = open_backend(bundle, device, num_threads=num_threads, cuda_stream=cuda_stream)
+        session = None
+        try:
+            session = cls(bundle, backend)
+            session._load_receiver(check_hashes)
+        except BaseException:
+            (session or backend).close()
+            raise
+        return session
+
+    def _load_receiver(self, check_hashes: bool) -> None:
         if not check_hashes:
-            session = cls(bundle, num_threads)
-            session.graph(names.RECEIVER)
-            return session
+            self.graph(names.RECEIVER)
+            return
         with ThreadPoolExecutor(1, thread_name_prefix="c2c-hash") as pool:
-            hashes = pool.submit(bundle.check_hashes)
+            hashes = pool.submit(self.bundle.check_hashes)
             try:
-                session = cls(bundle, num_threads)
-                session.graph(names.RECEIVER)
+                self.graph(names.RECEIVER)
             except C2CError:
                 hashes.result()  # a damaged file explains a failed load better than the load does
                 raise
             hashes.result()
-        return session
 
-    def graph(self, role: str) -> OrtGraph:
+    @property
+    def memory(self) -> Memory:
+        """Where caches of this session live."""
+        return self._backend.memory
+
+    def graph(self, role: str) -> Graph:
         """The loaded graph of a role; loads it on first use."""
         if role not in self._graphs:
-            spec = self.bundle.graph(role)
-            if spec is None:
-                raise BundleError(f"the bundle {self.bundle.root} holds no graph {role}")
-            self._graphs[role] = OrtGraph(self.bundle.path_of(spec.path), self._num_threads)
+            self._graphs[role] = self._backend.load(role)
         return self._graphs[role]
 
     def conversation(self) -> Conversation:
@@ -137,8 +159,9 @@ class Session:
         return iter(self.answer(self.sections_of_chat(messages), GenerationOptions(**options)))
 
     def close(self) -> None:
-        """Release the graphs."""
+        """Release the graphs and, on a GPU, the caches of every conversation."""
         self._graphs.clear()
+        self._backend.close()
 
     def __enter__(self) -> Session:
         return self

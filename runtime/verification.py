@@ -81,10 +81,10 @@ def _verify_case(
         yield from _compare_cache(label, "fused", conversation.receiver, expected, case)
         logits = conversation.decode(last)
         label = f"{case.name}: first logits{round_name}"
-        yield compare(label, logits, expected["logits"], case.tolerance)
-    greedy = [int(np.argmax(logits))]
+        yield compare(label, logits.numpy(), expected["logits"], case.tolerance)
+    greedy = [int(np.argmax(logits.numpy()))]
     while len(greedy) < len(case.greedy_ids):
-        greedy.append(int(np.argmax(conversation.decode(greedy[-1:]))))
+        greedy.append(int(np.argmax(conversation.decode(greedy[-1:]).numpy())))
     wrong = sum(a != b for a, b in zip(greedy, case.greedy_ids, strict=True))
     yield Comparison(f"{case.name}: {len(greedy)} greedy tokens", float(wrong), float(wrong), 0.0)
 

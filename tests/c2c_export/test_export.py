@@ -17,7 +17,8 @@ from c2c_export.checkpoints import load_model, model_dims, read_config, resolve_
 from c2c_export.export_model import export_receiver, export_sharer
 from c2c_runtime import names
 from c2c_runtime.bound_model import BoundModel
-from c2c_runtime.kv_cache import KVCache, allocate_rows
+from c2c_runtime.host_memory import HostMemory
+from c2c_runtime.kv_cache import CacheSpec, allocate_cache, allocate_rows
 from c2c_runtime.manifest import GraphSpec
 from c2c_runtime.ort_backend import OrtGraph
 
@@ -42,6 +43,7 @@ class Exported:
         self.name = name
         self.eager = load_model(source)
         self.dims = model_dims(read_config(source), source)
+        self.caches = CacheSpec("Receiver", self.dims, self.dims.num_layers, CAPACITY)
         self.spec = self.spec_of(directory)
         self.data = directory / "graphs" / "receiver.onnx.data"
         self.graph = OrtGraph(directory / "graphs" / "receiver.onnx", 1)
@@ -51,7 +53,7 @@ class Exported:
         return TypeAdapter(GraphSpec).validate_json((directory / "spec.json").read_text())
 
     def bound(self, fill: float = np.nan) -> BoundModel:
-        cache = KVCache.allocate("Receiver", self.dims, self.dims.num_layers, CAPACITY)
+        cache = allocate_cache(self.caches, HostMemory())
         for buffer in cache.buffers.values():
             buffer.fill(fill)
         return BoundModel(self.graph, cache, self.dims.vocab_size)
@@ -146,7 +148,7 @@ def test_positions_ahead_of_the_cache_equal_masked_padding(model):
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_a_batch_of_any_size_after_tracing_with_two(model, batch_size):
     """Rows of one length, run at once by the graph itself."""
-    rows, _ = allocate_rows("Receiver", model.dims, model.dims.num_layers, CAPACITY, batch_size)
+    rows, _ = allocate_rows(model.caches, HostMemory(), batch_size)
     ids = np.array([IDS[row : row + 20] for row in range(batch_size)], np.int64)
     rows.key_positions[:, :20] = np.arange(20)
     logits = np.zeros((batch_size, model.dims.vocab_size), np.float32)
@@ -158,7 +160,7 @@ def test_a_batch_of_any_size_after_tracing_with_two(model, batch_size):
         names.KEY_POSITIONS: rows.key_positions,
     }
     outputs = {names.present(*key): buffer for key, buffer in rows.buffers.items()}
-    model.graph.bind(inputs, outputs | {names.LOGITS: logits}).run()
+    model.graph.bind(inputs, outputs | {names.LOGITS: logits}).start()
     for row in range(batch_size):
         expected, _ = model.expected(ids[row].tolist())
         np.testing.assert_allclose(logits[row], expected, rtol=0, atol=1e-4)
@@ -169,9 +171,7 @@ def test_rows_of_different_lengths_equal_their_single_runs(model, lengths):
     """A decode step of rows that are not alike; after the shorter ones comes garbage. (Several
     tokens a row over caches that are not empty are refused by ONNX Runtime: rows prefill alone.)"""
     batch_size = len(lengths)
-    rows, caches = allocate_rows(
-        "Receiver", model.dims, model.dims.num_layers, CAPACITY, batch_size
-    )
+    rows, caches = allocate_rows(model.caches, HostMemory(), batch_size)
     for buffer in rows.buffers.values():
         buffer.fill(np.nan)
     for row, length in enumerate(lengths):
@@ -187,7 +187,7 @@ def test_rows_of_different_lengths_equal_their_single_runs(model, lengths):
         names.KEY_POSITIONS: rows.key_positions,
     }
     outputs = {names.present(*key): buffer for key, buffer in rows.buffers.items()}
-    model.graph.bind(inputs, outputs | {names.LOGITS: logits}).run()
+    model.graph.bind(inputs, outputs | {names.LOGITS: logits}).start()
     for row, length in enumerate(lengths):
         expected, cache = model.expected(IDS[row : row + length + 1])
         np.testing.assert_allclose(logits[row], expected, rtol=0, atol=1e-4)
@@ -231,7 +231,7 @@ def test_large_biases_stay_finite(tmp_path):
         for side in ("q_proj", "k_proj"):
             getattr(loaded.model.layers[0].self_attn, side).bias.mul_(60.0)
     export_receiver(traced, dims, tmp_path / "graphs")
-    cache = KVCache.allocate("Receiver", dims, 1, CAPACITY)
+    cache = allocate_cache(CacheSpec("Receiver", dims, 1, CAPACITY), HostMemory())
     bound = BoundModel(OrtGraph(tmp_path / "graphs" / "receiver.onnx", 1), cache, dims.vocab_size)
     bound.prefill(IDS[:30])
     with torch.no_grad():
@@ -256,7 +256,7 @@ def test_a_sharer_holds_nothing_past_its_cut(tmp_path, architecture):
     assert {s.name for s in spec.outputs} == {
         names.present(layer, kind) for layer in range(2) for kind in names.KINDS
     }
-    cache = KVCache.allocate("Sharer", dims, 2, CAPACITY)
+    cache = allocate_cache(CacheSpec("Sharer", dims, 2, CAPACITY), HostMemory())
     for buffer in cache.buffers.values():
         buffer.fill(np.nan)
     bound = BoundModel(OrtGraph(tmp_path / "graphs" / "sharer1.onnx", 1), cache)

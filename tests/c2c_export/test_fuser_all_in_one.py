@@ -87,7 +87,7 @@ def run_graph(layer, name: str, caches, directory) -> list[np.ndarray]:
         inputs[names.sharer_cache(1, 0, kind)] = buffers[f"sharer_{kind}"]
         inputs[names.past(0, kind)] = buffers[f"receiver_{kind}"]
     outputs = {names.present(0, kind): buffers[f"receiver_{kind}"] for kind in names.KINDS}
-    OrtGraph(directory / "fuser.onnx", 1).bind(inputs, outputs).run()
+    OrtGraph(directory / "fuser.onnx", 1).bind(inputs, outputs).start()
     return [buffers[f"receiver_{kind}"] for kind in names.KINDS]
 
 

@@ -11,7 +11,7 @@ from tiny_bundles import text_bundle
 from c2c_runtime import GenerationOptions, SamplingOptions, Session, answer_batch
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.errors import CapacityError, UsageError
-from c2c_runtime.ort_backend import BoundGraph
+from c2c_runtime.ort_backend import BoundOrtGraph
 
 CAPACITY = 64  # of text_bundle, which prefills 16 tokens at a time
 IDS = [int(i) for i in np.random.default_rng(3).integers(10, 400, CAPACITY)]
@@ -80,7 +80,7 @@ def test_an_error_in_the_middle_of_a_section_is_undone(session, monkeypatch):
     conversation = session.conversation()
     conversation.append(*section(session, IDS[:10]))
     before = lengths(conversation)
-    run = BoundGraph.run
+    run = BoundOrtGraph.start
     calls = iter(range(9))
 
     def failing(graph):
@@ -88,7 +88,7 @@ def test_an_error_in_the_middle_of_a_section_is_undone(session, monkeypatch):
             raise KeyboardInterrupt
         run(graph)
 
-    monkeypatch.setattr(BoundGraph, "run", failing)
+    monkeypatch.setattr(BoundOrtGraph, "start", failing)
     with pytest.raises(KeyboardInterrupt):
         conversation.append(*section(session, IDS[10:40]))
     monkeypatch.undo()
@@ -187,8 +187,8 @@ def test_nothing_is_kept_of_caches_that_were_loaded_from_elsewhere(session):
 
 def test_a_fuser_that_needs_whole_sections_gets_them(session, monkeypatch):
     runs = []
-    run = BoundGraph.run
-    monkeypatch.setattr(BoundGraph, "run", lambda graph: (runs.append(graph), run(graph))[1])
+    run = BoundOrtGraph.start
+    monkeypatch.setattr(BoundOrtGraph, "start", lambda graph: (runs.append(graph), run(graph))[1])
     manifest = session.bundle.manifest
     for whole, num_fuses in ((False, 3), (True, 1)):
         link = replace(manifest.pair.sharers[0], fuses_whole_sections=whole, max_fused_len=40)
