@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +17,7 @@ from c2c_runtime.kv_cache import CacheSpec, Owner
 from c2c_runtime.manifest import MANIFEST, SCHEMA_VERSION, GraphSpec, Manifest, ModelDims
 
 MANIFEST_NAME = "manifest.json"
+_PIECE_BYTES = 8 * 2**20
 _REBUILD = (
     "build the bundle again with `c2c-export build`, or copy it again from where it was built"
 )
@@ -74,12 +75,15 @@ class Bundle:
         dtype = self.graph(role).dtype_of(names.past(0, "key")) if num_layers else "float32"
         return CacheSpec(owner, dims, num_layers, self.manifest.limits.max_seq_len, dtype)
 
-    def check_hashes(self) -> None:
-        """Read every file and compare its sha256 with the manifest's. Raises ``BundleError``."""
+    def check_hashes(self, on_read: Callable[[int], None] | None = None) -> None:
+        """Read every file and compare its sha256 with the manifest's. Raises ``BundleError``.
+
+        ``on_read`` is told the bytes of each piece that was read, for a progress bar.
+        """
         problems = [
             Problem(f"{name} is not the file that was built (its sha256 differs)", _REBUILD)
             for name, entry in self.manifest.files.items()
-            if sha256_of(self.path_of(name)) != entry.sha256
+            if sha256_of(self.path_of(name), on_read) != entry.sha256
         ]
         if problems:
             raise BundleError(f"the bundle {self.root} is damaged:", problems)
@@ -151,10 +155,16 @@ def digest_of(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's content."""
+def sha256_of(path: Path, on_read: Callable[[int], None] | None = None) -> str:
+    """Hex sha256 of a file's content. ``on_read`` is told the bytes of each piece."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if on_read is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+            on_read(len(piece))
+        return digest.hexdigest()
 
 
 def _named_paths(manifest: Manifest) -> Iterable[str]:
