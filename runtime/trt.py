@@ -1,0 +1,37 @@
+"""The two libraries of the TensorRT API, which are one API: tensorrt and tensorrt-rtx."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from typing import Any
+
+from c2c_runtime.errors import UnavailableError
+from c2c_runtime.manifest import EngineBackend
+
+_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+
+def import_tensorrt(backend: EngineBackend) -> Any:
+    """The library's module. ``UnavailableError`` where it is not installed or does not load."""
+    try:
+        return importlib.import_module(_MODULES[backend])
+    except (ImportError, OSError, RuntimeError) as error:
+        raise UnavailableError(
+            f"{backend} cannot be imported: {error}", f"pip install 'c2c-export[{backend}]'"
+        ) from error
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger of TensorRT that keeps warnings and errors in ``messages`` and prints nothing."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.messages: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.WARNING:
+                self.messages.append(re.sub(r"\s+", " ", message).strip())
+
+    return Logger()
