@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from c2c_runtime.bundle import Bundle
 from c2c_runtime.cuda import Cuda, Stream
 from c2c_runtime.cuda_memory import CudaBuffer, CudaMemory
 from c2c_runtime.cuda_staging import Staging
-from c2c_runtime.errors import UnavailableError
+from c2c_runtime.errors import UnavailableError, UsageError
 from c2c_runtime.ort_backend import import_onnxruntime, load_session
 
 PROVIDER = "CUDAExecutionProvider"
@@ -26,6 +27,8 @@ class OrtCudaBackend:
 
     provider = PROVIDER
     device_name = "cuda"
+    # Without this, operators that CUDA has no kernel for would run on the CPU, caches copied each time.
+    session_config: Mapping[str, str] = {"session.disable_cpu_ep_fallback": "1"}
 
     def __init__(self, bundle: Bundle, *, stream: Stream | None = None, device: int = 0) -> None:
         """``stream``: a stream of the caller for the Receiver and the Fuser."""
@@ -38,6 +41,7 @@ class OrtCudaBackend:
         self._ort = ort
         self._bundle = bundle
         self._stream = stream
+        self._bound: weakref.WeakSet[BoundOrtCudaGraph] = weakref.WeakSet()
         self.cuda = Cuda(device)
         self.memory = CudaMemory(self.cuda)
 
@@ -46,15 +50,22 @@ class OrtCudaBackend:
         path = self._bundle.path_of(self._bundle.graph(role).path)
         options = self._ort.SessionOptions()
         options.log_severity_level = 3
-        # Without this, operators that CUDA has no kernel for would run on the CPU, caches copied.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        for key, value in self.session_config.items():
+            options.add_session_config_entry(key, value)
         stream = self._stream if role in (names.RECEIVER, names.FUSER) else None
         session = load_session(self._ort, path, options, [(self.provider, self._settings(stream))])
         return OrtCudaGraph(self, session)
 
     def close(self) -> None:
-        """Free all buffers."""
+        """Free all streams and buffers."""
+        for bound in list(self._bound):
+            bound.close()
         self.memory.close()
+
+    def keep(self, bound: BoundOrtCudaGraph) -> BoundOrtCudaGraph:
+        """Close ``bound`` when this backend closes."""
+        self._bound.add(bound)
+        return bound
 
     def _settings(self, stream: Stream | None) -> dict[str, str]:
         settings = {"device_id": str(self.cuda.device)}
@@ -80,7 +91,7 @@ class OrtCudaGraph:
         is_fixed: bool = False,
     ) -> BoundOrtCudaGraph:
         """Tie buffers and host arrays by name, see ``backend.Graph``."""
-        bound = BoundOrtCudaGraph(self)
+        bound = self.backend.keep(BoundOrtCudaGraph(self))
         for name in sorted(self.input_names & set(inputs)):
             bound.set_input(name, inputs[name])
         for name in sorted(self.output_names):
@@ -111,6 +122,8 @@ class BoundOrtCudaGraph:
 
     def start(self) -> None:
         """Copy over, compute. Complete on return, but for copies back."""
+        if self._binding is None:
+            raise UsageError("the session is closed", "open the bundle again")
         cuda = self._backend.cuda
         cuda.select()
         self._staging.upload()
@@ -127,9 +140,15 @@ class BoundOrtCudaGraph:
         """The host array of an output."""
         return self._staging.read(name)
 
+    def close(self) -> None:
+        """Free the stream. Calls after it are refused."""
+        if self._binding is not None:
+            self._binding = None
+            self._backend.cuda.destroy_stream(self._stream)
+
     def __del__(self) -> None:
         if not sys.is_finalizing() and hasattr(self, "_stream"):
-            self._backend.cuda.destroy_stream(self._stream)
+            self.close()
 
     def _pointer(self, name: str, value: Buffer, tie: Callable[[str, np.ndarray], int]) -> int:
         if isinstance(value, CudaBuffer):

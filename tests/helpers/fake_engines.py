@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 from fake_cuda import FakeCuda, FakeTensorRT
 from tiny_bundles import rehashed, resigned
@@ -11,6 +12,7 @@ from tiny_bundles import rehashed, resigned
 from c2c_runtime import cuda, trt_backend
 from c2c_runtime.bundle import Bundle, read_manifest
 from c2c_runtime.manifest import EngineSpec, GraphSpec, Limits, ProfileSpec
+from c2c_runtime.ort_cuda_backend import OrtCudaBackend
 from c2c_runtime.trt_backend import TensorRTBackend
 
 
@@ -50,7 +52,18 @@ def add_engines(bundle: Path, *, is_in_place: bool = True, target: str = "sm89")
     return rehashed(bundle, *(spec.path for spec in specs))
 
 
-def open_backend(bundle: Bundle, **options) -> TensorRTBackend:
+class OrtOnDevice(OrtCudaBackend):
+    """ONNX Runtime's CUDA backend on the CPU: what it does with addresses is the same."""
+
+    provider = "CPUExecutionProvider"
+    device_name = "cpu"
+    session_config: ClassVar = {}
+
+    def _settings(self, stream):
+        return {}
+
+
+def open_engines(bundle: Bundle, **options) -> TensorRTBackend:
     engines = {spec.role: spec for spec in bundle.manifest.engines}
     return TensorRTBackend(bundle, engines, **options)
 

@@ -1,4 +1,4 @@
-"""The runtime's own part of running engines, on the stand-ins of ``fake_cuda``: no GPU, no TensorRT.
+"""The runtime's own part of running on a GPU, on the stand-ins of ``fake_cuda``: no GPU, no TensorRT.
 
 What engines compute is not tested here; the tests marked gpu do that where there is one.
 """
@@ -10,7 +10,7 @@ import gc
 import numpy as np
 import pytest
 from fake_cuda import CALLERS_STREAM
-from fake_engines import add_engines, install, open_backend
+from fake_engines import OrtOnDevice, add_engines, install, open_engines
 from tiny_bundles import build, copied, made_once, pair_paths, text_bundle, text_pair
 
 from c2c_runtime import Session
@@ -19,14 +19,28 @@ from c2c_runtime.bundle import Bundle
 from c2c_runtime.errors import BundleError, CapacityError, UnavailableError, UsageError
 from c2c_runtime.generation import GenerationOptions
 
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+
+KINDS = ["engines, in place", "engines, copied back", "onnxruntime"]
 IDS = [7 * n % 400 + 1 for n in range(40)]
 
 
-@pytest.fixture(params=[True, False], ids=["in place", "copied back"])
-def engine_bundle(request, tmp_path, tmp_path_factory):
+@pytest.fixture
+def bundle(kind, tmp_path, tmp_path_factory):
     """A tiny bundle with stand-ins for engines; 40 ids are three calls of at most 16 tokens."""
-    bundle = copied(text_bundle(tmp_path_factory) / "bundle", tmp_path / "bundle")
-    return Bundle.open(add_engines(bundle, is_in_place=request.param))
+    path = copied(text_bundle(tmp_path_factory) / "bundle", tmp_path / "bundle")
+    return Bundle.open(add_engines(path, is_in_place=kind != "engines, copied back"))
+
+
+@pytest.fixture
+def opened(kind):
+    """Opens the backend under test on a bundle."""
+    return OrtOnDevice if kind == "onnxruntime" else open_engines
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
 
 
 @pytest.fixture
@@ -43,16 +57,15 @@ def answers(
     ]
 
 
-def test_engines_answer_as_the_cpu_does(engine_bundle, fakes):
-    with Session(engine_bundle) as cpu, Session(engine_bundle, open_backend(engine_bundle)) as gpu:
+def test_it_answers_as_the_cpu_does(bundle, opened, fakes):
+    with Session(bundle) as cpu, Session(bundle, opened(bundle)) as gpu:
         assert answers(gpu) == answers(cpu)
         assert answers(gpu, mode="receiver") == answers(cpu, mode="receiver")
-    assert fakes[0].num_replays > 0
 
 
-def test_every_cache_is_the_cpus(engine_bundle, fakes):
-    sections = [*Session(engine_bundle).sections_of_ids(IDS, [(19, 1), (1, -1), (15, 1), (5, -1)])]
-    with Session(engine_bundle) as cpu, Session(engine_bundle, open_backend(engine_bundle)) as gpu:
+def test_every_cache_is_the_cpus(bundle, opened, fakes):
+    sections = [*Session(bundle).sections_of_ids(IDS, [(19, 1), (1, -1), (15, 1), (5, -1)])]
+    with Session(bundle) as cpu, Session(bundle, opened(bundle)) as gpu:
         conversations = [session.conversation() for session in (cpu, gpu)]
         logits = [c.prefill(sections).copy() for c in conversations]
         np.testing.assert_array_equal(logits[1], logits[0])
@@ -65,20 +78,21 @@ def test_every_cache_is_the_cpus(engine_bundle, fakes):
                 np.testing.assert_array_equal(found.valid(*key), expected.valid(*key))
 
 
-def test_a_recorded_step_equals_a_plain_one(engine_bundle, fakes):
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_a_recorded_step_equals_a_plain_one(bundle, opened, fakes):
     cuda, trt = fakes
-    with Session(engine_bundle, open_backend(engine_bundle)) as session:
+    with Session(bundle, opened(bundle)) as session:
         recorded = answers(session)
     num_replays = cuda.num_replays
     trt.can_capture = False
-    with Session(engine_bundle, open_backend(engine_bundle)) as session:
+    with Session(bundle, opened(bundle)) as session:
         assert answers(session) == recorded
     assert num_replays > 0
     assert cuda.num_replays == num_replays
 
 
-def test_a_thousand_steps_allocate_nothing(engine_bundle, fakes):
-    with Session(engine_bundle, open_backend(engine_bundle)) as session:
+def test_a_thousand_steps_allocate_nothing(bundle, opened, fakes):
+    with Session(bundle, opened(bundle)) as session:
         conversation = session.conversation()
         conversation.prefill(session.sections_of_ids(IDS))
         conversation.decode([3])
@@ -90,8 +104,8 @@ def test_a_thousand_steps_allocate_nothing(engine_bundle, fakes):
         assert (fakes[0].num_allocations, fakes[1].num_contexts) == held
 
 
-def test_two_conversations_at_once_keep_apart(engine_bundle, fakes):
-    with Session(engine_bundle) as cpu, Session(engine_bundle, open_backend(engine_bundle)) as gpu:
+def test_two_conversations_at_once_keep_apart(bundle, opened, fakes):
+    with Session(bundle) as cpu, Session(bundle, opened(bundle)) as gpu:
         prompts = [cpu.sections_of_ids(IDS), cpu.sections_of_ids(IDS[::-1])]
         found: list[list[list[int]]] = []
         for session in (cpu, gpu):
@@ -107,8 +121,8 @@ def test_two_conversations_at_once_keep_apart(engine_bundle, fakes):
         assert found[0] == found[1]
 
 
-def test_the_last_slot_is_used_and_no_slot_after_it(engine_bundle, fakes):
-    with Session(engine_bundle, open_backend(engine_bundle)) as session:
+def test_the_last_slot_is_used_and_no_slot_after_it(bundle, opened, fakes):
+    with Session(bundle, opened(bundle)) as session:
         conversation = session.conversation()
         conversation.prefill(session.sections_of_ids(IDS))
         for token_id in range(64 - 40):
@@ -119,8 +133,8 @@ def test_the_last_slot_is_used_and_no_slot_after_it(engine_bundle, fakes):
         np.testing.assert_array_equal(conversation.receiver.valid(0, "key"), before)
 
 
-def test_caches_move_between_devices(engine_bundle, fakes):
-    with Session(engine_bundle) as cpu, Session(engine_bundle, open_backend(engine_bundle)) as gpu:
+def test_caches_move_between_devices(bundle, opened, fakes):
+    with Session(bundle) as cpu, Session(bundle, opened(bundle)) as gpu:
         source, target = cpu.conversation(), gpu.conversation()
         source.prefill(cpu.sections_of_ids(IDS))
         layers = range(len(source.receiver.buffers) // 2)
@@ -133,26 +147,24 @@ def test_caches_move_between_devices(engine_bundle, fakes):
         np.testing.assert_array_equal(target.decode([9]), source.decode([9]))
 
 
-def test_the_callers_stream_is_used_and_not_destroyed(engine_bundle, fakes):
-    backend = open_backend(engine_bundle, stream=CALLERS_STREAM)
-    with Session(engine_bundle) as cpu, Session(engine_bundle, backend) as gpu:
+def test_the_callers_stream_is_used_and_not_destroyed(bundle, opened, fakes):
+    backend = opened(bundle, stream=CALLERS_STREAM)
+    with Session(bundle) as cpu, Session(bundle, backend) as gpu:
         assert answers(gpu) == answers(cpu)
     assert not fakes[0].streams
 
 
-def test_closing_gives_everything_back(engine_bundle, fakes):
+def test_closing_gives_everything_back(kind, bundle, opened, fakes):
     cuda, _ = fakes
-    with Session(engine_bundle, open_backend(engine_bundle)) as session:
+    with Session(bundle, opened(bundle)) as session:
         conversation = session.conversation()
         conversation.prefill(session.sections_of_ids(IDS))
         for _ in range(3):
             conversation.decode([3])
         assert cuda.device_memory
         assert cuda.streams
-        assert cuda.recordings
-    assert not cuda.device_memory
-    assert not cuda.streams
-    assert not cuda.recordings
+        assert bool(cuda.recordings) == (kind != "onnxruntime")
+    assert not any((cuda.device_memory, cuda.streams, cuda.recordings))
     with pytest.raises(UsageError, match="closed"):
         conversation.decode([3])
     del conversation, session
@@ -160,9 +172,9 @@ def test_closing_gives_everything_back(engine_bundle, fakes):
     assert not cuda.pinned_memory
 
 
-def test_a_conversation_that_is_dropped_gives_its_memory_back(engine_bundle, fakes):
+def test_a_conversation_that_is_dropped_gives_its_memory_back(bundle, opened, fakes):
     cuda, _ = fakes
-    with Session(engine_bundle, open_backend(engine_bundle)) as session:
+    with Session(bundle, opened(bundle)) as session:
         answers(session)
         gc.collect()
         held = cuda.used_bytes, len(cuda.streams), len(cuda.pinned_memory)
@@ -171,9 +183,9 @@ def test_a_conversation_that_is_dropped_gives_its_memory_back(engine_bundle, fak
         assert (cuda.used_bytes, len(cuda.streams), len(cuda.pinned_memory)) == held == (0, 0, 0)
 
 
-def test_a_gpu_without_room_says_so_and_keeps_what_is_there(engine_bundle, monkeypatch):
+def test_a_gpu_without_room_says_so_and_keeps_what_is_there(bundle, opened, monkeypatch):
     cuda, _ = install(monkeypatch, capacity_bytes=10**6)
-    with Session(engine_bundle, open_backend(engine_bundle)) as session:
+    with Session(bundle, opened(bundle)) as session:
         first = session.conversation()
         first.prefill(session.sections_of_ids(IDS))
         logits = first.decode([3]).copy()
@@ -191,17 +203,18 @@ def _fill_with_conversations(session: Session) -> None:
         held.append(session.conversation())
 
 
+@pytest.mark.parametrize("kind", KINDS[:1])
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
-def test_a_damaged_engine_is_never_deserialised(engine_bundle, fakes, damage):
-    path = engine_bundle.path_of(engine_bundle.manifest.engines[0].path)
+def test_a_damaged_engine_is_never_deserialised(bundle, opened, fakes, damage):
+    path = bundle.path_of(bundle.manifest.engines[0].path)
     content = path.read_bytes()
-    with Session(engine_bundle, open_backend(engine_bundle)) as session:
+    with Session(bundle, opened(bundle)) as session:
         if damage == "missing":
             path.unlink()
         else:
             path.write_bytes(content[:-1] if damage == "truncated" else b"[" + content[1:])
         with pytest.raises(BundleError, match="build-engines"):
-            session.graph(engine_bundle.manifest.engines[0].role)
+            session.graph(bundle.manifest.engines[0].role)
 
 
 def test_rows_of_a_batch_equal_their_single_runs(tmp_path, tmp_path_factory, fakes):
@@ -219,7 +232,7 @@ def test_rows_of_a_batch_equal_their_single_runs(tmp_path, tmp_path_factory, fak
     bundle = Bundle.open(add_engines(copied(source, tmp_path / "bundle")))
     prompts = [IDS[:n] for n in (3, 20, 9, 33)]
     options = GenerationOptions(max_new_tokens=12, ignore_eos=True)
-    with Session(bundle) as cpu, Session(bundle, open_backend(bundle)) as gpu:
+    with Session(bundle) as cpu, Session(bundle, open_engines(bundle)) as gpu:
         expected = [cpu.answer(cpu.sections_of_ids(ids), options).finish() for ids in prompts]
         found = answer_batch(gpu, [gpu.sections_of_ids(ids) for ids in prompts], options)
     assert [item.token_ids for item in found] == [item.token_ids for item in expected]
