@@ -219,8 +219,8 @@ def test_a_bundle_of_graphs(cli, on, bundle):
     assert found["hashed"]
     assert found["run"]["backend"] == "ort"
     assert found["dialects"] == ["ort"]
-    # 2 layers, 2 KV heads, 64 tokens, head_dim 16, key and value, fp32; Receiver and Sharer.
-    assert found["caches_bytes"] == 2 * (2 * 2 * 64 * 16 * 2 * 4)
+    # 2 layers, 2 KV heads, 64 tokens, head_dim 16 and 12, key and value, fp32.
+    assert found["caches_bytes"] == 2 * 2 * 64 * (16 + 12) * 2 * 4
     on_disk = sum(path.stat().st_size for path in (bundle / "graphs/ort").iterdir())
     assert found["weights_bytes"] == on_disk
 

@@ -106,7 +106,7 @@ def test_gpus_hidden_by_the_environment(monkeypatch):
 def test_bindings_that_do_not_import(monkeypatch):
     install(monkeypatch, FakeRuntime())
     del sys.modules["cuda.bindings"].runtime
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    monkeypatch.delitem(sys.modules, "cuda.bindings.runtime", raising=False)
     assert "cuda-bindings 12.9.4 cannot be imported" in detect_machine().no_gpu.cause
 
 
