@@ -20,6 +20,7 @@ _COMMANDS = {
     "run": "Answer a prompt with a bundle.",
     "verify": "Check a bundle against what eager PyTorch computed.",
     "inspect": "Show what a bundle holds.",
+    "doctor": "Show what this machine can do, and what a bundle would do on it.",
     "init-fuser": "Write a fuser checkpoint with random weights.",
     "pairs": "List the published pairs.",
     "demo": "Build the demo pair and ask it a question.",

@@ -1,6 +1,6 @@
-"""What answers on a machine: engines of the bundle where they run, else ONNX Runtime, else nothing.
+"""What answers on a machine: engines of the bundle where they run, else ONNX Runtime on the CPU.
 
-The one place where this is decided: ``run`` acts on it, ``doctor`` shows it.
+The one place where this is decided, so that ``run`` does what ``doctor`` says.
 """
 
 from __future__ import annotations
@@ -11,41 +11,32 @@ from pathlib import Path
 from c2c_runtime.engine_check import EngineSet, choose_engines
 from c2c_runtime.errors import Problem
 from c2c_runtime.machine import Machine
-from c2c_runtime.manifest import Manifest
+from c2c_runtime.manifest import Dialect, Manifest
+
+# ONNX Runtime runs them all; those made for TensorRT cost the whole cache at every step.
+_ORT_DIALECTS: tuple[Dialect, ...] = ("ort", "tensorrt", "tensorrt-scatter")
 
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """``engines``: to answer with; None: ``ort`` says whether ONNX Runtime answers, on the CPU.
-
-    ``problems``: why engines do not, and, where nothing answers, why ONNX Runtime does not either.
-    """
+    """``engines``: what answers; None: ONNX Runtime does, with the graphs of ``ort_dialect``; both
+    None: nothing does. ``problems``: why engines do not, and where nothing answers, why nothing."""
 
     engines: EngineSet | None
-    ort: bool
+    ort_dialect: Dialect | None
     problems: tuple[Problem, ...]
-
-    @property
-    def runs(self) -> bool:
-        """Whether anything answers."""
-        return self.engines is not None or self.ort
 
 
 def choose_backend(
     manifest: Manifest, machine: Machine, bundle: str | Path = "BUNDLE"
 ) -> BackendChoice:
-    """Engines first, then ONNX Runtime. Loads nothing."""
+    """Engines first, then ONNX Runtime. Loads nothing, raises nothing."""
     choice = choose_engines(manifest, machine, bundle)
     if choice.sets:
-        return BackendChoice(choice.best(), False, choice.problems)
-    problems = choice.problems
-    if not any(graph.dialect == "ort" for graph in manifest.graphs):
-        missing = Problem(
-            "the bundle holds no graphs of the dialect ort, which ONNX Runtime answers with",
-            "run it where its engines run, or build it again with --backend ort",
-        )
-        return BackendChoice(None, False, (*problems, missing))
+        return BackendChoice(choice.best(), None, choice.problems)
     if not any(name in machine.packages for name in ("onnxruntime", "onnxruntime-gpu")):
         missing = Problem("onnxruntime is not installed", "pip install 'c2c-export[cpu]'")
-        return BackendChoice(None, False, (*problems, missing))
-    return BackendChoice(None, True, problems)
+        return BackendChoice(None, None, (*choice.problems, missing))
+    there = {graph.dialect for graph in manifest.graphs}
+    dialect = next((dialect for dialect in _ORT_DIALECTS if dialect in there), None)
+    return BackendChoice(None, dialect, choice.problems)

@@ -14,7 +14,14 @@ from pydantic import ValidationError
 from c2c_runtime import names
 from c2c_runtime.errors import BundleError, Problem
 from c2c_runtime.kv_cache import CacheSpec, Owner
-from c2c_runtime.manifest import MANIFEST, SCHEMA_VERSION, GraphSpec, Manifest, ModelDims
+from c2c_runtime.manifest import (
+    MANIFEST,
+    SCHEMA_VERSION,
+    EngineBackend,
+    GraphSpec,
+    Manifest,
+    ModelDims,
+)
 
 MANIFEST_NAME = "manifest.json"
 _PIECE_BYTES = 8 * 2**20
@@ -81,7 +88,9 @@ class Bundle:
         ``on_read`` is told the bytes of each piece that was read, for a progress bar.
         """
         problems = [
-            Problem(f"{name} is not the file that was built (its sha256 differs)", _REBUILD)
+            Problem(
+                f"{name} is not the file that was built (its sha256 differs)", self._remedy(name)
+            )
             for name, entry in self.manifest.files.items()
             if sha256_of(self.path_of(name), on_read) != entry.sha256
         ]
@@ -96,13 +105,30 @@ class Bundle:
             if path.is_absolute() or ".." in path.parts or not full.resolve().is_relative_to(root):
                 yield Problem(f"the manifest names {name}, which leaves the bundle", _REBUILD)
             elif not full.is_file():
-                yield Problem(f"{name} is missing", _REBUILD)
+                yield Problem(f"{name} is missing", self._remedy(name))
             elif full.stat().st_size != entry.size_bytes:
                 size = full.stat().st_size
-                yield Problem(f"{name} has {size} bytes, not {entry.size_bytes}", _REBUILD)
+                cause = f"{name} has {size} bytes, not {entry.size_bytes}"
+                yield Problem(cause, self._remedy(name))
         for name in _named_paths(self.manifest):
             if name not in self.manifest.files:
                 yield Problem(f"the manifest uses {name} but does not list it as a file", _REBUILD)
+
+    def _remedy(self, name: str) -> str:
+        """What to do about a damaged file. Engines can be built again from the bundle's graphs."""
+        engine = next((spec for spec in self.manifest.engines if spec.path == name), None)
+        if engine is None:
+            return _REBUILD
+        command = build_engines_command(self.root, engine.backend, engine.target)
+        return (
+            f"copy the bundle again from where it was built, or build the engine again: {command}"
+        )
+
+
+def build_engines_command(bundle: str | Path, backend: EngineBackend, target: str | None) -> str:
+    """The command that builds a bundle's engines; ``target`` None: for the GPU that is here."""
+    command = f"c2c-export build-engines {bundle} --backend {backend}"
+    return f"{command} --target {target}" if target else command
 
 
 def read_manifest(root: Path) -> Manifest:

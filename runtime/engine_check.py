@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from c2c_runtime.bundle import Bundle
+from c2c_runtime.bundle import Bundle, build_engines_command
 from c2c_runtime.errors import BundleError, Problem, UnavailableError
 from c2c_runtime.machine import LIBRARIES, Gpu, Machine
 from c2c_runtime.manifest import Dialect, EngineBackend, EngineSpec, Manifest
@@ -138,7 +138,7 @@ def choose_engines(
         problems += reasons
         sets += [] if reasons else [_engine_set(specs, machine)]
     if not groups:
-        command = f"c2c-export build-engines {bundle} --backend {_backend_for(machine)}"
+        command = build_engines_command(bundle, backend_for(machine), None)
         problems = [Problem("the bundle holds no engines", f"build them: {command}")]
     sets.sort(key=lambda found: (found.gpu.index, _PREFERENCE.index(found.backend)))
     return EngineChoice(tuple(sets), tuple(problems))
@@ -185,11 +185,11 @@ def rebuild_command(spec: EngineSpec, machine: Machine | None, bundle: str | Pat
     backend, target = spec.backend, spec.target
     if machine is not None and machine.gpus:
         target = machine.gpus[0].capability
-        backend = _backend_for(machine) if backend == "tensorrt-rtx" else backend
-    return f"c2c-export build-engines {bundle} --backend {backend} --target {target}"
+        backend = backend_for(machine) if backend == "tensorrt-rtx" else backend
+    return build_engines_command(bundle, backend, target)
 
 
-def _backend_for(machine: Machine) -> EngineBackend:
+def backend_for(machine: Machine) -> EngineBackend:
     """TensorRT-RTX where it exists and knows the GPU: it installs from PyPI alone."""
     known = all(gpu.capability in TENSORRT_RTX_TARGETS for gpu in machine.gpus[:1])
     exists = machine.platform in TENSORRT_RTX_PLATFORMS

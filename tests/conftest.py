@@ -9,16 +9,14 @@ from typing import Any
 
 import pytest
 
+from c2c_runtime.machine import detect_machine
+
 
 def _why_no_gpu() -> str | None:
-    try:
-        from cuda.bindings import driver
-    except ImportError:
-        return "cuda-bindings is not installed"
-    error, count = driver.cuInit(0)[0], 0
-    if int(error) == 0:
-        error, count = driver.cuDeviceGetCount()
-    return None if count else f"no GPU is here ({error.name})"
+    machine = detect_machine()
+    if machine.gpus:
+        return None
+    return machine.no_gpu.cause if machine.no_gpu else "no GPU was found"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ from c2c_export.build import BuildOptions, build_bundle
 from c2c_export.pair import PairSource, explicit_pair
 from c2c_export.progress import Stages
 from c2c_runtime.bundle import MANIFEST_NAME, dump_manifest, read_manifest, sha256_of
-from c2c_runtime.manifest import FileEntry
+from c2c_runtime.manifest import EngineSpec, FileEntry
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -110,3 +110,23 @@ def rehashed(bundle: Path, *names: str) -> Path:
         name: FileEntry((bundle / name).stat().st_size, sha256_of(bundle / name)) for name in names
     }
     return resigned(bundle, files=read_manifest(bundle).files | entries)
+
+
+def with_engines(bundle: Path, **changes: Any) -> Path:
+    """Add an engine for every graph: files that no backend built, so they can be checked, not run.
+
+    By default TensorRT-RTX 1.7.1.116, sm89, linux-x86_64, fp16; ``changes`` are fields of each spec.
+    """
+    manifest = read_manifest(bundle)
+    target = changes.get("target", "sm89")
+    specs = []
+    for role in dict.fromkeys(graph.role for graph in manifest.graphs):
+        path = f"engines/tensorrt-rtx-{target}/{role}.engine"
+        (bundle / path).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / path).write_bytes(f"no engine: {role} {target}".encode() * 99)
+        spec = EngineSpec(
+            role, "tensorrt-rtx", "1.7.1.116", "sm89", "linux-x86_64", "fp16", path, ()
+        )
+        specs.append(replace(spec, **changes))
+    resigned(bundle, engines=(*manifest.engines, *specs))
+    return rehashed(bundle, *(spec.path for spec in specs))
