@@ -58,10 +58,10 @@ def what_run_does(report: BundleReport) -> str:
             f"{found.target}, {found.precision}, on GPU {found.gpu.index} ({found.gpu.name})"
         )
     if choice is not None and choice.ort_dialect is not None:
-        slow = "" if choice.ort_dialect == "ort" else ", slowly: they are made for TensorRT"
+        where = "the GPU" if choice.device == "cuda" else "the CPU"
         return (
-            f"`{command}` answers with ONNX Runtime on the CPU, from the graphs of the dialect "
-            f"{choice.ort_dialect}{slow}"
+            f"`{command}` answers with ONNX Runtime on {where}, from the graphs of the dialect "
+            f"{choice.ort_dialect}"
         )
     reasons = "".join(f"\n  - {problem}" for problem in choice.problems) if choice else ""
     return f"`{command}` cannot answer here (exit code 5):{reasons}"

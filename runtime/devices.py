@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from c2c_runtime.backend import Backend
+from c2c_runtime.backend_choice import Wish, choose_backend
 from c2c_runtime.bundle import Bundle
+from c2c_runtime.machine import detect_machine
 from c2c_runtime.ort_backend import OrtBackend
-
-Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 
 
 def open_backend(
     bundle: Bundle,
-    device: Device = "auto",
+    wish: Wish = "auto",
     *,
     num_threads: int | None = None,
     cuda_stream: int | None = None,
 ) -> Backend:
-    """The backend for ``device``."""
+    """The backend that ``choose_backend`` names. ``UnavailableError`` if there is none.
+
+    ``num_threads``: of a CPU. ``cuda_stream``: of the caller, for GPUs.
+    """
+    if wish == "cpu" or (wish == "auto" and _is_for_cpus(bundle)):
+        return OrtBackend(bundle, num_threads)  # known without a look at the machine
+    choice = choose_backend(bundle.manifest, detect_machine(), bundle.root, wish)
+    device = choice.require(bundle.root)
+    if device == "tensorrt" and choice.engines is not None:
+        from c2c_runtime.trt_backend import TensorRTBackend
+
+        engines = {spec.role: spec for spec in choice.engines.engines}
+        return TensorRTBackend(bundle, engines, stream=cuda_stream, device=choice.engines.gpu.index)
+    if device == "cuda":
+        from c2c_runtime.ort_cuda_backend import OrtCudaBackend
+
+        return OrtCudaBackend(bundle, stream=cuda_stream)
     return OrtBackend(bundle, num_threads)
+
+
+def _is_for_cpus(bundle: Bundle) -> bool:
+    manifest = bundle.manifest
+    return not manifest.engines and all(graph.dialect == "ort" for graph in manifest.graphs)

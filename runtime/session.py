@@ -13,9 +13,10 @@ import numpy as np
 from c2c_runtime import names
 from c2c_runtime.alignment import Section, load_alignment, sections_from_chat, sections_from_ids
 from c2c_runtime.backend import Backend, Graph, Memory
+from c2c_runtime.backend_choice import Wish
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.conversation import Conversation
-from c2c_runtime.devices import Device, open_backend
+from c2c_runtime.devices import open_backend
 from c2c_runtime.errors import C2CError, UsageError
 from c2c_runtime.generation import Answer, GenerationOptions, Piece
 from c2c_runtime.ort_backend import OrtBackend
@@ -50,14 +51,14 @@ class Session:
         cls,
         path: str | Path,
         *,
-        device: Device = "auto",
+        device: Wish = "auto",
         num_threads: int | None = None,
         cuda_stream: int | None = None,
         check_hashes: bool = True,
     ) -> Session:
         """Open the bundle at ``path`` and load the Receiver.
 
-        ``device``: where to run, see ``devices.open_backend``. ``num_threads``: of a CPU; None: one a
+        ``device``: where to run, see ``backend_choice``. ``num_threads``: of a CPU; None: one a
         core. ``cuda_stream``: a cudaStream_t of the caller that the Receiver and the Fuser run on.
         Every file is hashed while the Receiver loads; ``check_hashes=False`` trusts the disk.
         Raises ``BundleError`` with every problem found, ``UnavailableError`` if this machine cannot

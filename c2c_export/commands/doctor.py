@@ -94,12 +94,14 @@ def _bundle_json(report: BundleReport) -> dict[str, Any]:
     }
     if choice is not None and not report.damage:
         engines = choice.engines
-        data["run"] = {
-            "backend": engines.backend if engines else "ort" if choice.ort_dialect else None,
+        run: dict[str, Any] = {
+            "device": choice.device,
+            "backend": engines.backend if engines else "ort" if choice.device else None,
             "dialect": choice.ort_dialect,
             "gpu": asdict(engines.gpu) if engines else None,
             "problems": [asdict(problem) for problem in choice.problems],
         }
+        data["run"] = run
     return data
 
 

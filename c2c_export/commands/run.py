@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from c2c_runtime.alignment import Section
+from c2c_runtime.backend_choice import DEVICES
 from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import Answer, Generation, GenerationOptions
 from c2c_runtime.sampling import SamplingOptions
@@ -79,6 +80,13 @@ Examples:
 @click.option("--ignore-eos", is_flag=True, help="Go on past EOS ids.")
 @click.option("--thinking", is_flag=True, help="Let chat templates that can switch on thinking.")
 @click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Where to run; auto: engines that fit this machine, else what the graphs were made for.",
+)
+@click.option(
     "--threads", type=click.IntRange(min=1), help="Threads a graph; default: ONNX Runtime's choice."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -97,6 +105,7 @@ def command(
     seed: int | None,
     ignore_eos: bool,
     thinking: bool,
+    device: Any,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -122,7 +131,7 @@ def command(
         )
     if sections is not None and prompt_ids is None:
         raise UsageError("--sections cuts token ids", "give them with --prompt-ids")
-    with Session.open(bundle, num_threads=threads) as session:
+    with Session.open(bundle, device=device, num_threads=threads) as session:
         parts = _sections(session, prompt, chat, prompt_ids, sections, thinking)
         answer = session.answer(parts, options)
         if as_json:

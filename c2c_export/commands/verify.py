@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from c2c_runtime.backend_choice import DEVICES
 from c2c_runtime.errors import VerificationError
 from c2c_runtime.session import Session
 from c2c_runtime.verification import Comparison, verify
@@ -20,16 +22,23 @@ from c2c_runtime.verification import Comparison, verify
     epilog="""\b
 Examples:
   c2c-export verify demo.bundle
-  c2c-export verify demo.bundle --json""",
+  c2c-export verify demo.bundle --device cpu --json""",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Where to run; auto: engines that fit this machine, else what the graphs were made for.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def command(bundle: Path, as_json: bool) -> None:
+def command(bundle: Path, device: Any, as_json: bool) -> None:
     """Compare what the graphs of BUNDLE compute here with what eager PyTorch computed at build time.
 
     Needs no PyTorch. Exits with 4 if anything is outside its tolerance.
     """
-    with Session.open(bundle) as session:
+    with Session.open(bundle, device=device) as session:
         comparisons = list(verify(session))
     failed = [comparison for comparison in comparisons if not comparison.ok]
     if as_json:

@@ -215,7 +215,7 @@ def test_engines_answer_before_onnx_runtime_does(bundle):
     without_gpu = choose_backend(manifest, NOTHING)
     assert (without_gpu.engines, without_gpu.ort_dialect) == (None, "ort")
     nothing = choose_backend(manifest, replace(NOTHING, packages={}))
-    assert (nothing.engines, nothing.ort_dialect) == (None, None)
+    assert (nothing.device, nothing.ort_dialect) == (None, None)
     assert "c2c-export[cpu]" in " ".join(map(str, nothing.problems))
 
 
