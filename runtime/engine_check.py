@@ -177,7 +177,7 @@ def _problems_of(
         problems.append(
             Problem(
                 f"{what} needs {spec.backend} {spec.backend_version}, which is not installed",
-                f"pip install '{_pip_name(spec)}=={spec.backend_version}'",
+                _install(spec, machine),
             )
         )
     elif not same_version(spec.backend_version, found):
@@ -185,7 +185,10 @@ def _problems_of(
             Problem(
                 f"{what} needs {spec.backend} {spec.backend_version}, the version that built it; "
                 f"installed is {found}",
-                f"{remedy}; or: pip install '{_pip_name(spec)}=={spec.backend_version}'",
+                # A Jetson's TensorRT belongs to its JetPack.
+                remedy
+                if machine.platform == "linux-aarch64"
+                else f"{remedy}; or: {_install(spec, machine)}",
             )
         )
     if not machine.gpus:
@@ -227,8 +230,11 @@ def _engine_set(specs: Sequence[EngineSpec], machine: Machine) -> EngineSet:
     )
 
 
-def _pip_name(spec: EngineSpec) -> str:
-    return "tensorrt" if spec.backend == "tensorrt" else LIBRARIES["tensorrt-rtx"][-1]
+def _install(spec: EngineSpec, machine: Machine) -> str:
+    """The command that installs the version that built an engine, of the wheel that is here."""
+    default = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu12"}[spec.backend]
+    here = (name for name in LIBRARIES[spec.backend] if name in machine.packages)
+    return f"pip install '{next(here, default)}=={spec.backend_version}'"
 
 
 def _numbers(version: str) -> tuple[int, ...]:
