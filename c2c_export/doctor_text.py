@@ -37,9 +37,8 @@ def print_bundle(console: Console, report: BundleReport) -> None:
     console.print(_bundle(report, report.manifest))
     if report.engines:
         console.print(_engines(report))
-    for engine in report.engines:
-        if engine.problems:
-            _print_problems(console, f"{engine.spec.path} does not run here:", engine.problems)
+        if report.choice is not None and report.choice.problems:
+            _print_problems(console, "Engines that do not run here:", report.choice.problems)
     if report.damage:
         return
     console.print(what_run_does(report), markup=False, soft_wrap=True)
@@ -71,13 +70,13 @@ def _machine(report: MachineReport) -> Table:
     machine = report.machine
     table = Table(show_header=False, title=f"c2c-export {report.version}")
     table.add_row("platform", f"{machine.platform}, Python {machine.python}")
-    table.add_row("memory", f"{_gib(report.available_bytes)} free of {_gib(report.memory_bytes)}")
-    table.add_row("disk", f"{_gib(report.disk_free_bytes)} free")
+    table.add_row("memory", f"{_size(report.available_bytes)} free of {_size(report.memory_bytes)}")
+    table.add_row("disk", f"{_size(report.disk_free_bytes)} free")
     table.add_row("NVIDIA driver", _driver(report))
     for gpu in machine.gpus:
         table.add_row(
             f"GPU {gpu.index}",
-            f"{gpu.name}, {gpu.capability}, {_gib(gpu.free_bytes)} free of {_gib(gpu.memory_bytes)}",
+            f"{gpu.name}, {gpu.capability}, {_size(gpu.free_bytes)} free of {_size(gpu.memory_bytes)}",
         )
     if machine.no_gpu is not None:
         table.add_row("GPU", machine.no_gpu.cause)
@@ -129,7 +128,7 @@ def _bundle(report: BundleReport, manifest: Manifest) -> Table:
     table.add_row("engines", str(len(manifest.engines)) if manifest.engines else "none")
     table.add_row(
         "memory to answer",
-        f"{_gib(report.weights_bytes)} of weights, {_gib(report.caches_bytes)} of caches",
+        f"{_size(report.weights_bytes)} of weights, {_size(report.caches_bytes)} of caches",
     )
     files = f"{len(manifest.files)} as built" if report.hashed else "sizes as built, not read"
     table.add_row("files", "[red]damaged[/]" if report.damage else files)
@@ -162,5 +161,8 @@ def _can(ability: Ability) -> str:
     return _CAN[ability.can]
 
 
-def _gib(num_bytes: int | None) -> str:
-    return "unknown" if num_bytes is None else f"{num_bytes / 2**30:.1f} GiB"
+def _size(num_bytes: int | None) -> str:
+    if num_bytes is None:
+        return "unknown"
+    gib = num_bytes / 2**30
+    return f"{gib:.1f} GiB" if gib >= 1 else f"{num_bytes / 2**20:.1f} MiB"

@@ -82,41 +82,7 @@ def engine_problems(
     ``bundle``: the path that the remedies name. Only the manifest is compared, see ``read_engine``
     for the file.
     """
-    problems = []
-    what = f"{spec.path} ({spec.backend} {spec.backend_version}, {spec.target}, {spec.platform})"
-    remedy = f"build it here: {rebuild_command(spec, machine, bundle)}"
-    if spec.platform != machine.platform:
-        problems.append(
-            Problem(f"{what} was built for {spec.platform}; this is {machine.platform}", remedy)
-        )
-    found = machine.library_version(spec.backend)
-    if found is None:
-        problems.append(
-            Problem(
-                f"{what} needs {spec.backend} {spec.backend_version}, which is not installed",
-                f"pip install '{_pip_name(spec)}=={spec.backend_version}'",
-            )
-        )
-    elif not same_version(spec.backend_version, found):
-        problems.append(
-            Problem(
-                f"{what} needs {spec.backend} {spec.backend_version}, the version that built it; "
-                f"installed is {found}",
-                f"{remedy}; or: pip install '{_pip_name(spec)}=={spec.backend_version}'",
-            )
-        )
-    if not machine.gpus:
-        why = machine.no_gpu or Problem("none was found")
-        cause = f"{what} needs a GPU of compute capability {spec.target}: {why.cause}"
-        problems.append(Problem(cause, why.remedy))
-    elif not any(gpu.capability == spec.target for gpu in machine.gpus):
-        here = ", ".join(f"{gpu.name} ({gpu.capability})" for gpu in machine.gpus)
-        problems.append(
-            Problem(
-                f"{what} needs a GPU of compute capability {spec.target}; here is {here}", remedy
-            )
-        )
-    return problems
+    return _problems_of(spec.path, spec, machine, bundle)
 
 
 def choose_engines(
@@ -196,16 +162,60 @@ def backend_for(machine: Machine) -> EngineBackend:
     return "tensorrt-rtx" if known and exists else "tensorrt"
 
 
+def _problems_of(
+    subject: str, spec: EngineSpec, machine: Machine, bundle: str | Path
+) -> list[Problem]:
+    problems = []
+    what = f"{subject} ({spec.backend} {spec.backend_version}, {spec.target}, {spec.platform})"
+    remedy = f"build it here: {rebuild_command(spec, machine, bundle)}"
+    if spec.platform != machine.platform:
+        problems.append(
+            Problem(f"{what} was built for {spec.platform}; this is {machine.platform}", remedy)
+        )
+    found = machine.library_version(spec.backend)
+    if found is None:
+        problems.append(
+            Problem(
+                f"{what} needs {spec.backend} {spec.backend_version}, which is not installed",
+                _install(spec, machine),
+            )
+        )
+    elif not same_version(spec.backend_version, found):
+        problems.append(
+            Problem(
+                f"{what} needs {spec.backend} {spec.backend_version}, the version that built it; "
+                f"installed is {found}",
+                # A Jetson's TensorRT belongs to its JetPack.
+                remedy
+                if machine.platform == "linux-aarch64"
+                else f"{remedy}; or: {_install(spec, machine)}",
+            )
+        )
+    if not machine.gpus:
+        why = machine.no_gpu or Problem("none was found")
+        cause = f"{what} needs a GPU of compute capability {spec.target}: {why.cause}"
+        problems.append(Problem(cause, why.remedy))
+    elif not any(gpu.capability == spec.target for gpu in machine.gpus):
+        here = ", ".join(f"{gpu.name} ({gpu.capability})" for gpu in machine.gpus)
+        problems.append(
+            Problem(
+                f"{what} needs a GPU of compute capability {spec.target}; here is {here}", remedy
+            )
+        )
+    return problems
+
+
 def _set_problems(
     specs: Sequence[EngineSpec], roles: dict[str, None], machine: Machine, bundle: str | Path
 ) -> list[Problem]:
-    problems = [problem for spec in specs for problem in engine_problems(spec, machine, bundle)]
+    first = specs[0]  # they differ in nothing that matters here but the role
+    folder = Path(first.path).parent
+    problems = _problems_of(str(folder), first, machine, bundle)
     if missing := [role for role in roles if role not in {spec.role for spec in specs}]:
-        first = specs[0]
         command = rebuild_command(first, machine, bundle)
         problems.append(
             Problem(
-                f"{Path(first.path).parent} lacks the engine of {', '.join(missing)}",
+                f"{folder} lacks the engine of {', '.join(missing)}",
                 f"build it: {command}",
             )
         )
@@ -220,8 +230,11 @@ def _engine_set(specs: Sequence[EngineSpec], machine: Machine) -> EngineSet:
     )
 
 
-def _pip_name(spec: EngineSpec) -> str:
-    return "tensorrt" if spec.backend == "tensorrt" else LIBRARIES["tensorrt-rtx"][-1]
+def _install(spec: EngineSpec, machine: Machine) -> str:
+    """The command that installs the version that built an engine, of the wheel that is here."""
+    default = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt-rtx-cu12"}[spec.backend]
+    here = (name for name in LIBRARIES[spec.backend] if name in machine.packages)
+    return f"pip install '{next(here, default)}=={spec.backend_version}'"
 
 
 def _numbers(version: str) -> tuple[int, ...]:

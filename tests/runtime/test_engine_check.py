@@ -105,6 +105,25 @@ def test_what_does_not_fit_is_named_with_its_remedy(spec, machine, expected, fou
     assert remedy in problem.remedy
 
 
+def test_the_wheel_of_the_same_cuda_is_named():
+    machine = with_packages(WORKSTATION, tensorrt_rtx_cu13="1.8.0.40")
+    (problem,) = engine_problems(SPEC, machine, "b")
+    assert "pip install 'tensorrt-rtx-cu13==1.7.1.116'" in problem.remedy
+
+
+def test_a_jetson_keeps_the_tensorrt_of_its_jetpack():
+    spec = replace(
+        SPEC,
+        backend="tensorrt",
+        backend_version="10.16.2.10",
+        target="sm87",
+        platform="linux-aarch64",
+    )
+    (problem,) = engine_problems(spec, JETSON, "b")
+    assert "installed is 10.3.0" in problem.cause
+    assert problem.remedy.endswith("build-engines b --backend tensorrt --target sm87")
+
+
 def test_every_reason_is_listed():
     problems = engine_problems(SPEC, JETSON, "b")
     text = " ".join(map(str, problems))

@@ -25,7 +25,7 @@ def test_this_machine():
 
 
 def test_gpus_are_described_as_cuda_numbers_them(monkeypatch):
-    fake = FakeRuntime((ADA, BLACKWELL), driver=13010, current=1)
+    fake = FakeRuntime((ADA, BLACKWELL), driver=13010)
     install(monkeypatch, fake)
     found = detect_machine()
     assert found.gpus == (
@@ -37,7 +37,7 @@ def test_gpus_are_described_as_cuda_numbers_them(monkeypatch):
 
     measured = detect_machine(measure_memory=True)
     assert [gpu.free_bytes for gpu in measured.gpus] == [12 * 2**30, 16 * 2**30]
-    assert fake.current == 1  # the caller's device
+    assert fake.current == 0  # the caller's device
 
 
 def test_a_gpu_in_exclusive_use_is_still_there(monkeypatch):
