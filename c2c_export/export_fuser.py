@@ -18,7 +18,7 @@ from torch.export import Dim
 
 from c2c_export.export_graph import Signature, cache_shape, example_cache, export_graph
 from c2c_export.fuser import FuserLayer
-from c2c_export.graph_options import GraphOptions, Lowering
+from c2c_export.graph_options import ORT, GraphOptions, Lowering
 from c2c_export.operators import fuse_norms
 from c2c_export.weights import convert_weights
 from c2c_runtime import names
@@ -125,7 +125,7 @@ def export_fuser(
     pair: Pair,
     fusers: Sequence[dict[int, FuserLayer]],
     directory: Path,
-    options: GraphOptions = GraphOptions(),
+    options: GraphOptions = ORT,
 ) -> GraphSpec | None:
     """Write the Fuser graph. None if every gate is closed: then there is nothing to compute.
 

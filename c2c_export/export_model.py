@@ -17,7 +17,7 @@ from torch.export import Dim
 from transformers import PreTrainedModel
 
 from c2c_export.export_graph import Signature, cache_shape, example_cache, export_graph
-from c2c_export.graph_options import GraphOptions, Lowering
+from c2c_export.graph_options import ORT, GraphOptions, Lowering
 from c2c_export.operators import fuse_norms, fused_rotary
 from c2c_export.weights import convert_weights
 from c2c_runtime import names
@@ -87,7 +87,7 @@ class SharerGraph(nn.Module):
 
 
 def export_receiver(
-    model: PreTrainedModel, dims: ModelDims, directory: Path, options: GraphOptions = GraphOptions()
+    model: PreTrainedModel, dims: ModelDims, directory: Path, options: GraphOptions = ORT
 ) -> GraphSpec:
     """Write the Receiver graph of ``model``, loaded with ``attn_implementation='c2c'``.
 
@@ -107,7 +107,7 @@ def export_sharer(
     num_cached_layers: int,
     role: str,
     directory: Path,
-    options: GraphOptions = GraphOptions(),
+    options: GraphOptions = ORT,
 ) -> GraphSpec:
     """Write the graph of a Sharer, cut after ``num_cached_layers`` layers.
 

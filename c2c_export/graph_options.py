@@ -73,3 +73,6 @@ class GraphOptions:
     def dtype(self) -> torch.dtype:
         """Of weights and caches."""
         return DTYPES[self.precision]
+
+
+ORT = GraphOptions()
