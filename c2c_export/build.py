@@ -176,8 +176,7 @@ def verify_directory(path: Path) -> tuple[Comparison, ...]:
     failed = [item for item in comparisons if not item.ok]
     if failed:
         lines = [
-            f"  - {item.name}: max abs {item.max_abs:.3g}, max rel {item.max_rel:.3g}, "
-            f"tolerance {item.tolerance:.3g}"
+            f"  - {item.name}: max abs {item.max_abs:.3g}, max rel {item.max_rel:.3g}; {item.bound}"
             for item in failed
         ]
         raise VerificationError(

@@ -8,6 +8,7 @@ Several Sharers are combined here: ``sequential`` lets each fuse into what the o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from c2c_export.export_graph import Signature, example_cache, export_graph
+from c2c_export.export_graph import Signature, cache_shape, example_cache, export_graph
 from c2c_export.fuser import FuserLayer
-from c2c_export.lowering_ort import scatter_rows
+from c2c_export.graph_options import ORT, GraphOptions, Lowering
+from c2c_export.operators import fuse_norms
+from c2c_export.weights import convert_weights
 from c2c_runtime import names
 from c2c_runtime.manifest import GraphSpec, Pair
 
@@ -31,8 +34,11 @@ class FuserGraph(nn.Module):
     ``fusers``: for each Sharer, its Fuser layer of every Receiver layer it is linked to.
     """
 
-    def __init__(self, pair: Pair, fusers: Sequence[dict[int, FuserLayer]]) -> None:
+    def __init__(
+        self, pair: Pair, fusers: Sequence[dict[int, FuserLayer]], lowering: Lowering
+    ) -> None:
         super().__init__()
+        self.lowering = lowering
         self.parallel = pair.multi_sharer == "parallel"
         self.modules_by_layer: dict[int, list[tuple[int, int, FuserLayer]]] = {}
         for number, (sharer, fuser) in enumerate(zip(pair.sharers, fusers, strict=True), start=1):
@@ -76,7 +82,9 @@ class FuserGraph(nn.Module):
         for layer in self.modules_by_layer:
             fused |= self._fuse_layer(layer, clean, sections, enabled)
         return [
-            scatter_rows(caches[target], fused[target], slots[:1].expand(caches[target].shape[0]))
+            self.lowering.write_rows(
+                caches[target], fused[target], slots[:1].expand(caches[target].shape[0])
+            )
             for target in self.targets
         ]
 
@@ -101,30 +109,57 @@ class FuserGraph(nn.Module):
             for kind, result in zip(names.KINDS, results, strict=True):
                 if kind not in module.writes:
                     continue
-                fused = current[kind] + (result - start[kind]) if self.parallel else result
+                # Changes add up in float32, and the sum is rounded once.
+                fused = (
+                    current[kind].float() + (result.float() - start[kind].float())
+                    if self.parallel
+                    else result
+                )
                 if enabled:
                     fused = torch.where(enabled[number - 1], fused, current[kind])
                 current[kind] = fused
-        return {(layer, kind): tensor for kind, tensor in current.items()}
+        return {(layer, kind): tensor.to(start[kind].dtype) for kind, tensor in current.items()}
 
 
 def export_fuser(
-    pair: Pair, fusers: Sequence[dict[int, FuserLayer]], directory: Path
+    pair: Pair,
+    fusers: Sequence[dict[int, FuserLayer]],
+    directory: Path,
+    options: GraphOptions = ORT,
 ) -> GraphSpec | None:
-    """Write the Fuser graph. None if every gate is closed: then there is nothing to compute."""
-    graph = FuserGraph(pair, fusers)
+    """Write the Fuser graph. None if every gate is closed: then there is nothing to compute.
+
+    The layers stay as they are; for less than float32 they are copied, one at a time.
+    """
+    if options.dtype != torch.float32:
+        fusers = [_converted(fuser, options.dtype) for fuser in fusers]
+    graph = FuserGraph(pair, fusers, options.lowering)
     if not graph.targets:
         return None
-    return export_graph(graph, _signature(pair, graph), names.FUSER, directory)
+    return export_graph(graph, _signature(pair, graph, options), names.FUSER, directory, options)
 
 
-def _signature(pair: Pair, graph: FuserGraph) -> Signature:
-    batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
-    capacity = Dim("max_seq_len", min=1)
+def _converted(fuser: dict[int, FuserLayer], dtype: torch.dtype) -> dict[int, FuserLayer]:
+    """Copies of a Fuser's layers in ``dtype``, their norms in float32; layers that are one stay one."""
+    copies: dict[int, FuserLayer] = {}
+    for module in fuser.values():
+        if id(module) not in copies:
+            copied = copy.deepcopy(module)
+            fuse_norms(copied)
+            convert_weights(copied, dtype)
+            copies[id(module)] = copied
+    return {layer: copies[id(module)] for layer, module in fuser.items()}
+
+
+def _signature(pair: Pair, graph: FuserGraph, options: GraphOptions) -> Signature:
+    tokens = Dim("tokens", min=1)
+    cache_dims = cache_shape(options)
     num_sharers = len(pair.sharers)
 
-    past = [example_cache(pair.receiver) for _ in graph.reads]
-    sharer_caches = [example_cache(pair.sharers[number - 1].dims) for number, _, _ in graph.sources]
+    past = [example_cache(pair.receiver, options) for _ in graph.reads]
+    sharer_caches = [
+        example_cache(pair.sharers[number - 1].dims, options) for number, _, _ in graph.sources
+    ]
     slots = torch.arange(5)
     enabled = [torch.ones(1, dtype=torch.bool) for _ in range(num_sharers) if num_sharers > 1]
     numbers = range(1, num_sharers + 1)
@@ -132,8 +167,8 @@ def _signature(pair: Pair, graph: FuserGraph) -> Signature:
     shapes: list[object] = [
         {0: tokens},
         [{0: tokens}] * num_sharers,
-        [{0: batch, 2: capacity}] * len(past),
-        [{0: batch, 2: capacity}] * len(sharer_caches),
+        [cache_dims] * len(past),
+        [cache_dims] * len(sharer_caches),
     ]
     if enabled:  # an empty list would cost all dimensions their names
         args.append(enabled)

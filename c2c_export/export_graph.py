@@ -17,8 +17,9 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
-from c2c_export.lowering_ort import DIALECT, OPSET
+from c2c_export.graph_options import GraphOptions
 from c2c_export.passes import apply_passes
 from c2c_runtime.manifest import GraphSpec, ModelDims, TensorSpec
 
@@ -39,12 +40,14 @@ class Signature:
     output_names: Sequence[str]
 
 
-def export_graph(module: nn.Module, signature: Signature, role: str, directory: Path) -> GraphSpec:
+def export_graph(
+    module: nn.Module, signature: Signature, role: str, directory: Path, options: GraphOptions
+) -> GraphSpec:
     """Trace ``module`` and write ``<role>.onnx`` and ``<role>.onnx.data`` into ``directory``.
 
     Returns the graph's description; its path is relative to the bundle's root, two folders up.
     """
-    model = _trace(module, signature)
+    model = _trace(module, signature, options.lowering.opset)
     apply_passes(model)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{role}.onnx"
@@ -61,21 +64,21 @@ def export_graph(module: nn.Module, signature: Signature, role: str, directory: 
     )
     return GraphSpec(
         role=role,
-        dialect=DIALECT,
-        path=f"graphs/{DIALECT}/{path.name}",
+        dialect=options.dialect,
+        path=f"graphs/{options.dialect}/{path.name}",
         inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
         outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
         num_parameters=num_parameters,
     )
 
 
-def _trace(module: nn.Module, signature: Signature) -> ir.Model:
+def _trace(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module.eval(),
             signature.args,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             optimize=False,  # apply_passes does what this would, without the slow rule matching
             verbose=False,
             dynamic_shapes=signature.dynamic_shapes,
@@ -94,9 +97,17 @@ def _tensor_spec(value: ir.Value) -> TensorSpec:
     return TensorSpec(name=value.name, dtype=value.dtype.numpy().name, shape=shape)
 
 
-def example_cache(dims: ModelDims) -> Tensor:
-    """A cache to trace with, [2, kv_heads, 16, head_dim]: a traced size of 1 would be baked in."""
-    return torch.zeros(2, dims.num_kv_heads, 16, dims.head_dim)
+def example_cache(dims: ModelDims, options: GraphOptions) -> Tensor:
+    """A cache to trace with, [2, kv_heads, max_seq_len, head_dim]: a traced size of 1 would be baked
+    in. Its memory is never touched."""
+    capacity = options.max_seq_len or 16
+    return torch.zeros(2, dims.num_kv_heads, capacity, dims.head_dim, dtype=options.dtype)
+
+
+def cache_shape(options: GraphOptions) -> dict[int, Any]:
+    """A cache's dimensions that are symbols, as torch.export takes them."""
+    batch = {0: Dim("batch", min=1)}
+    return batch if options.max_seq_len else batch | {2: Dim("max_seq_len", min=1)}
 
 
 @contextlib.contextmanager

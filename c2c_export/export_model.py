@@ -7,6 +7,8 @@ mapped layer, and holds neither LM head nor final norm.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,8 +16,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel
 
-from c2c_export.export_graph import Signature, example_cache, export_graph
-from c2c_export.lowering_ort import OrtCacheStep
+from c2c_export.export_graph import Signature, cache_shape, example_cache, export_graph
+from c2c_export.graph_options import ORT, GraphOptions, Lowering
+from c2c_export.operators import fuse_norms, fused_rotary
+from c2c_export.weights import convert_weights
 from c2c_runtime import names
 from c2c_runtime.manifest import GraphSpec, ModelDims
 
@@ -23,11 +27,16 @@ Caches = list[tuple[Tensor, Tensor]]
 
 
 class ReceiverGraph(nn.Module):
-    """token ids and caches -> logits of the last token [batch, vocab_size] and the caches."""
+    """token ids and caches -> logits of the last token [batch, vocab_size] and the caches.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    ``num_top``: also give the ids and values of so many of the largest logits; 0: do not.
+    """
+
+    def __init__(self, model: PreTrainedModel, lowering: Lowering, num_top: int) -> None:
         super().__init__()
         self.model = model
+        self.lowering = lowering
+        self.num_top = num_top
         # A product of [batch, hidden] with the untransposed table lets a tied embedding be stored once.
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, -1],))
 
@@ -38,21 +47,26 @@ class ReceiverGraph(nn.Module):
         past_length: Tensor,
         past: Caches,
         key_positions: Tensor | None = None,
-    ) -> tuple[Tensor, Caches]:
+    ) -> tuple[list[Tensor], Caches]:
         """Shapes as in ``c2c_runtime.names``."""
-        step = OrtCacheStep(past, positions, past_length, key_positions)
+        step = self.lowering.cache_step(past, positions, past_length, key_positions)
         logits = self.model(
             input_ids=token_ids, position_ids=positions, use_cache=False, cache_step=step
-        ).logits
-        return logits, [step.present[layer] for layer in range(len(past))]
+        ).logits.float()
+        results = [logits]
+        if self.num_top:
+            top = logits.topk(self.num_top)
+            results += [top.indices, top.values]
+        return results, [step.present[layer] for layer in range(len(past))]
 
 
 class SharerGraph(nn.Module):
     """token ids and caches -> the caches of the first ``num_cached_layers`` layers."""
 
-    def __init__(self, model: PreTrainedModel, num_cached_layers: int) -> None:
+    def __init__(self, model: PreTrainedModel, lowering: Lowering, num_cached_layers: int) -> None:
         super().__init__()
         self.decoder = model.model
+        self.lowering = lowering
         self.num_cached_layers = num_cached_layers
 
     def forward(
@@ -64,35 +78,67 @@ class SharerGraph(nn.Module):
         key_positions: Tensor | None = None,
     ) -> Caches:
         """Shapes as in ``c2c_runtime.names``."""
-        step = OrtCacheStep(
+        step = self.lowering.cache_step(
             past, positions, past_length, key_positions, write_only_layer=self.num_cached_layers - 1
         )
         self.decoder(input_ids=token_ids, position_ids=positions, use_cache=False, cache_step=step)
         return [step.present[layer] for layer in range(len(past))]
 
 
-def export_receiver(model: PreTrainedModel, dims: ModelDims, directory: Path) -> GraphSpec:
-    """Write the Receiver graph of ``model``, loaded with ``attn_implementation='c2c'``."""
-    signature = _signature(dims, dims.num_layers, outputs=[names.LOGITS])
-    return export_graph(ReceiverGraph(model), signature, names.RECEIVER, directory)
+def export_receiver(
+    model: PreTrainedModel, dims: ModelDims, directory: Path, options: GraphOptions = ORT
+) -> GraphSpec:
+    """Write the Receiver graph of ``model``, loaded with ``attn_implementation='c2c'``.
+
+    The model object becomes what was asked for: its weights are converted to ``options.precision``.
+    """
+    num_top = 0 if options.dialect == "ort" else min(names.MAX_TOP_LOGITS, dims.vocab_size)
+    outputs = [names.LOGITS, *([names.TOP_IDS, names.TOP_LOGITS] if num_top else [])]
+    signature = _signature(dims, dims.num_layers, outputs, options)
+    with lowered(model, options):
+        graph = ReceiverGraph(model, options.lowering, num_top)
+        return export_graph(graph, signature, names.RECEIVER, directory, options)
 
 
 def export_sharer(
-    model: PreTrainedModel, dims: ModelDims, num_cached_layers: int, role: str, directory: Path
+    model: PreTrainedModel,
+    dims: ModelDims,
+    num_cached_layers: int,
+    role: str,
+    directory: Path,
+    options: GraphOptions = ORT,
 ) -> GraphSpec:
     """Write the graph of a Sharer, cut after ``num_cached_layers`` layers.
 
-    The model object is cut as well: its layers past the cut are dropped.
+    The model object is cut as well: its layers past the cut are dropped, and the others' weights
+    are converted to ``options.precision``.
     """
     model.model.layers = model.model.layers[:num_cached_layers]
     model.config.num_hidden_layers = num_cached_layers
-    signature = _signature(dims, num_cached_layers, outputs=[])
-    return export_graph(SharerGraph(model, num_cached_layers), signature, role, directory)
+    signature = _signature(dims, num_cached_layers, [], options)
+    with lowered(model, options):
+        graph = SharerGraph(model, options.lowering, num_cached_layers)
+        return export_graph(graph, signature, role, directory, options)
 
 
-def _signature(dims: ModelDims, num_layers: int, outputs: list[str]) -> Signature:
-    batch, tokens, capacity = Dim("batch", min=1), Dim("tokens", min=1), Dim("max_seq_len", min=1)
-    caches = [(example_cache(dims), example_cache(dims)) for _ in range(num_layers)]
+@contextmanager
+def lowered(model: PreTrainedModel, options: GraphOptions) -> Iterator[None]:
+    """Norms, rotary embedding and weights of ``model`` as the dialect and precision want them."""
+    if options.dialect != "ort":
+        fuse_norms(model)
+    convert_weights(model, options.dtype)
+    with fused_rotary(model) if options.lowering.has_operators else nullcontext():
+        yield
+
+
+def _signature(
+    dims: ModelDims, num_layers: int, outputs: list[str], options: GraphOptions
+) -> Signature:
+    batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
+    cache_dims = cache_shape(options)
+    caches = [
+        (example_cache(dims, options), example_cache(dims, options)) for _ in range(num_layers)
+    ]
     max_seq_len = caches[0][0].shape[2]
     token_ids = torch.zeros(2, 5, dtype=torch.int64)
     positions = torch.arange(5).expand(2, 5).contiguous()
@@ -102,13 +148,13 @@ def _signature(dims: ModelDims, num_layers: int, outputs: list[str]) -> Signatur
         {0: batch, 1: tokens},
         {0: batch, 1: tokens},
         {0: batch},
-        [({0: batch, 2: capacity}, {0: batch, 2: capacity})] * num_layers,
+        [(cache_dims, cache_dims)] * num_layers,
     ]
     pasts = [names.past(layer, kind) for layer in range(num_layers) for kind in names.KINDS]
     presents = [names.present(layer, kind) for layer in range(num_layers) for kind in names.KINDS]
     inputs = [names.TOKEN_IDS, names.POSITIONS, names.PAST_LENGTH, *pasts]
     if dims.sliding_window is not None:
         args.append(torch.zeros(2, max_seq_len, dtype=torch.int64))
-        shapes.append({0: batch, 1: capacity})
+        shapes.append({0: batch} | ({1: cache_dims[2]} if 2 in cache_dims else {}))
         inputs.append(names.KEY_POSITIONS)
     return Signature(tuple(args), tuple(shapes), inputs, [*outputs, *presents])

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from c2c_export.eager import Caches, ReceiverChain, clean_caches
 from c2c_export.fuser import FuserLayer
+from c2c_export.graph_options import Precision
 from c2c_runtime import names
 from c2c_runtime.manifest import GoldenSpec, Limits, Pair
 
@@ -26,6 +28,13 @@ TEXT = (
     "of every token that both have read. How much of that can a small network carry across? "
 )
 TOLERANCE_FP32 = 1e-4
+# Of graphs that compute in less than fp32: the least cosine of a tensor with what eager fp32 computed,
+# and the least share of greedy ids, each after the expected ones before it, that are equal.
+_MIN_COSINE: dict[Precision, float] = {"fp16": 0.999, "bf16": 0.995}
+_MIN_AGREEMENT: dict[Precision, float] = {"fp16": 0.95, "bf16": 0.9}
+_NUM_SHARED_OUT = 40  # greedy ids that such a share is taken of: of 40, two may differ
+_MIN_SHARED_OUT = 20  # of fewer, one may not, so only ids that rounding cannot change are kept
+_LOW_PRECISION_MARGIN = 0.03  # between the best two logits, relative to the largest
 _MAX_WINDOW = 2048  # eager attention over a longer prompt takes minutes and gigabytes
 _MIN_MARGIN = 10  # tolerances between the best two logits, below which a greedy id is a coin toss
 
@@ -52,9 +61,11 @@ def plan_cases(
     limits: Limits,
     text_ids: Sequence[int] | None,
     tables: Sequence[np.ndarray | None],
+    precision: Precision = "fp32",
 ) -> tuple[GoldenCase, ...]:
-    """The cases for a pair. ``text_ids``: ``TEXT`` in Receiver tokens, None without a tokenizer
-    (then seeded random ids). ``tables``: the alignment of each Sharer, None for same ids."""
+    """The cases for a pair whose graphs compute in ``precision``. ``text_ids``: ``TEXT`` in Receiver
+    tokens, None without a tokenizer (then seeded random ids). ``tables``: the alignment of each
+    Sharer, None for same ids."""
     fused = (1 << len(pair.sharers)) - 1
 
     def case(
@@ -75,7 +86,7 @@ def plan_cases(
         case(
             "short",
             [(first, fused), (3, -1), (min(second, longest), fused), (2, -1)],
-            min(16, limits.max_seq_len - num_tokens),
+            min(16 if precision == "fp32" else _NUM_SHARED_OUT, limits.max_seq_len - num_tokens),
             None,
         )
     ]
@@ -86,7 +97,9 @@ def plan_cases(
         step = min(num_tokens // 2, longest)
         starts = range(0, num_tokens - 1, step)
         sections = [(min(step, num_tokens - 1 - start), fused) for start in starts]
-        cases.append(case("window", [*sections, (1, -1)], 4, 8))
+        room = limits.max_seq_len - num_tokens
+        num_greedy = 4 if precision == "fp32" else min(_NUM_SHARED_OUT, room)
+        cases.append(case("window", [*sections, (1, -1)], num_greedy, 8))
     return tuple(cases)
 
 
@@ -109,8 +122,10 @@ def receiver_expectation(
     fusers: Sequence[dict[int, tuple[int, FuserLayer]]],
     sharer_caches: Sequence[Caches],
     directory: Path,
+    precision: Precision = "fp32",
 ) -> GoldenSpec:
-    """Compute the chain, write ``<name>.npz`` into ``directory`` and describe it."""
+    """Compute the chain in fp32, write ``<name>.npz`` into ``directory`` and describe it, with what
+    graphs of ``precision`` are held to."""
     chain = ReceiverChain(model, fusers, pair.multi_sharer)
     start = 0
     for length, mask in case.sections[:-1]:
@@ -129,21 +144,36 @@ def receiver_expectation(
     arrays["logits"] = logits[0].numpy()
     directory.mkdir(parents=True, exist_ok=True)
     np.savez(directory / f"{case.name}.npz", allow_pickle=False, **arrays)
-    certain = len(ids)
-    for step, row in enumerate(logits):
-        best, next_best = row.topk(2).values.tolist()
-        if best - next_best < _MIN_MARGIN * TOLERANCE_FP32 * float(row.abs().max()):
-            certain = max(step, 1)
-            break
     return GoldenSpec(
         name=case.name,
         path=f"golden/{case.name}.npz",
         receiver_ids=case.receiver_ids,
         sharer_ids=case.sharer_ids,
         sections=case.sections,
-        greedy_ids=tuple(ids[:certain]),
+        greedy_ids=tuple(ids[: _num_kept(logits, precision)]),
         tolerance=TOLERANCE_FP32,
+        min_cosine=_MIN_COSINE.get(precision),
+        min_agreement=_MIN_AGREEMENT.get(precision, 1.0),
     )
+
+
+def _num_kept(logits: Sequence[Tensor], precision: Precision) -> int:
+    """How many greedy ids say something: in fp32 those before the first coin toss, and at least one;
+    in less, all that a share can be taken of."""
+    if precision == "fp32":
+        return max(_num_certain(logits, _MIN_MARGIN * TOLERANCE_FP32), 1)
+    if len(logits) >= _MIN_SHARED_OUT:
+        return len(logits)
+    return _num_certain(logits, _LOW_PRECISION_MARGIN)
+
+
+def _num_certain(logits: Sequence[Tensor], margin: float) -> int:
+    """Steps before the first whose best two logits are nearer than ``margin`` of the largest."""
+    for step, row in enumerate(logits):
+        best, next_best = row.topk(2).values.tolist()
+        if best - next_best < margin * float(row.abs().max()):
+            return step
+    return len(logits)
 
 
 def _arrays(prefix: str, caches: Caches, tail: int | None) -> dict[str, np.ndarray]:

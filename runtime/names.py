@@ -11,8 +11,8 @@ The runtime consumes the graphs, so it owns their names; the compiler imports th
 | ``past.L.key``, ``past.L.value`` | cache dtype | [batch, kv_heads, max_seq_len, head_dim] | cache of layer L |
 | ``present.L.key``, ``present.L.value`` | as past | as past | the same memory, after the write |
 | ``logits`` | float32 | [batch, vocab_size] | of the last token only |
-| ``top_logits`` | float32 | [batch, 64] | the largest of them, descending (fewer if the vocabulary is smaller); only of graphs for GPUs |
-| ``top_ids`` | int64 | [batch, 64] | their ids |
+| ``top_ids`` | int64 | [batch, 64] | ids of the largest logits, the largest first (fewer than 64 of a smaller vocabulary); outputs of the TensorRT dialects |
+| ``top_logits`` | float32 | [batch, 64] | their logits |
 | ``sharerN.L.key``, ``sharerN.L.value`` | cache dtype | [batch, kv_heads, max_seq_len, head_dim] | Sharer N's cache, read by the Fuser |
 | ``slots`` | int64 | [tokens] | consecutive cache slots of the section in the Receiver's cache |
 | ``sharerN.slots`` | int64 | [tokens] | consecutive cache slots of the section in Sharer N's cache |

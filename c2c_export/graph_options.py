@@ -1,0 +1,78 @@
+"""Which graphs to export: the dialect, the precision they compute in, the capacity they are made for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from c2c_export import lowering_ort, lowering_scatter, lowering_trt
+from c2c_export.lowering_ort import OrtCacheStep
+from c2c_export.lowering_scatter import ScatterCacheStep
+from c2c_export.lowering_trt import TrtCacheStep
+from c2c_export.tracing import CacheStep
+from c2c_runtime.manifest import Dialect
+
+Precision = Literal["fp32", "fp16", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How a dialect says what tracing captures.
+
+    ``write_rows(past, update, first_slot)`` writes [batch, heads, tokens, dim] into a cache from a
+    slot a row on. ``has_operators``: RMSNormalization and RotaryEmbedding are operators of it.
+    """
+
+    opset: int
+    cache_step: Callable[..., CacheStep]
+    write_rows: Callable[[Tensor, Tensor, Tensor], Tensor]
+    has_operators: bool = False
+
+
+LOWERINGS: dict[Dialect, Lowering] = {
+    "ort": Lowering(lowering_ort.OPSET, OrtCacheStep, lowering_ort.scatter_rows),
+    "tensorrt": Lowering(
+        lowering_trt.OPSET, TrtCacheStep, TrtCacheStep.write_rows, has_operators=True
+    ),
+    "tensorrt-scatter": Lowering(
+        lowering_scatter.OPSET, ScatterCacheStep, ScatterCacheStep.write_rows
+    ),
+}
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """``max_seq_len``: slots of every cache, a number in the graphs; None leaves it a symbol, which
+    only dialect ``ort`` can. ``precision``: of weights, caches and products; ``ort`` has fp32."""
+
+    dialect: Dialect = "ort"
+    precision: Precision = "fp32"
+    max_seq_len: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.dialect == "ort") != (self.max_seq_len is None):
+            raise ValueError(f"dialect {self.dialect} with max_seq_len {self.max_seq_len}")
+        if self.dialect == "ort" and self.precision != "fp32":
+            raise ValueError(f"dialect ort with precision {self.precision}")
+
+    @property
+    def lowering(self) -> Lowering:
+        """How the dialect says what tracing captures."""
+        return LOWERINGS[self.dialect]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and caches."""
+        return DTYPES[self.precision]
+
+
+ORT = GraphOptions()

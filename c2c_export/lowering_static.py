@@ -1,0 +1,87 @@
+"""What the dialects for TensorRT share: attention over the whole of a cache of fixed capacity.
+
+A slot is seen if it lies no further than the token's own and, in a windowed layer, if it is less than
+``window`` positions back. The rule is an explicit mask of booleans: what an operator's own causality
+means for one query over a longer past differs between backends. A slot behind the valid length is
+masked, so it may hold anything finite; NaN or infinity there would spoil the product with the values.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class StaticCacheStep(ABC):
+    """One call of a graph while it is traced: the caches before it, and what it makes of them.
+
+    Shapes: ``past`` [batch, kv_heads, max_seq_len, head_dim] a layer and kind, max_seq_len being a
+    number, ``positions`` [batch, tokens], ``past_length`` [batch], ``key_positions``
+    [batch, max_seq_len] or None.
+    """
+
+    past: list[tuple[Tensor, Tensor]]
+    positions: Tensor
+    past_length: Tensor
+    key_positions: Tensor | None
+    write_only_layer: int | None = None  # keys and values of this layer are stored, nothing attends
+    present: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _visible: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    @abstractmethod
+    def write_rows(past: Tensor, update: Tensor, first_slot: Tensor) -> Tensor:
+        """``past`` with ``update`` [batch, heads, tokens, dim] from slot ``first_slot`` [batch] on."""
+
+    @staticmethod
+    @abstractmethod
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float
+    ) -> Tensor:
+        """Attention with grouped heads and a softmax in float32.
+
+        query [batch, heads, tokens, head_dim], key and value [batch, kv_heads, max_seq_len,
+        head_dim], visible [batch, 1, tokens, max_seq_len]; returns the query's shape.
+        """
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        """Append key and value to the cache and attend to all of it, causally.
+
+        query [batch, heads, tokens, head_dim], key and value [batch, kv_heads, tokens, head_dim],
+        keys after rotary embedding; returns [batch, tokens, heads, head_dim].
+        """
+        past_key, past_value = self.past[layer]
+        present = (
+            self.write_rows(past_key, key, self.past_length),
+            self.write_rows(past_value, value, self.past_length),
+        )
+        self.present[layer] = present
+        if layer == self.write_only_layer:
+            return query.transpose(1, 2)  # nothing reads it: removed with all that follows
+        return self.attention(query, *present, self._mask(window), scale).transpose(1, 2)
+
+    def _mask(self, window: int | None) -> Tensor:
+        """Which slots a token sees: [batch, 1, tokens, max_seq_len], bool. One for all layers."""
+        if window not in self._visible:
+            num_tokens, max_seq_len = self.positions.shape[1], self.past[0][0].shape[2]
+            own = self.past_length[:, None] + torch.arange(num_tokens)  # [batch, tokens]
+            visible = torch.arange(max_seq_len) <= own[:, :, None]
+            if window is not None:
+                if self.key_positions is None:
+                    raise ValueError("a windowed layer needs the input key_positions")
+                distance = self.positions[:, :, None] - self.key_positions[:, None, :]
+                visible = visible & (distance < window)
+            self._visible[window] = visible[:, None]
+        return self._visible[window]

@@ -1,0 +1,44 @@
+"""Dialect ``tensorrt``: standard operators that TensorRT has layers for.
+
+TensorScatter becomes its KV-cache update (10.15 and newer), which writes in place, and Attention its
+fused attention (10.14 and newer). Grouped heads are Attention's own: keys and values are not repeated.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from c2c_export.lowering_static import StaticCacheStep
+
+OPSET = 24
+
+
+class TrtCacheStep(StaticCacheStep):
+    """TensorScatter, then Attention over the whole capacity."""
+
+    @staticmethod
+    def write_rows(past: Tensor, update: Tensor, first_slot: Tensor) -> Tensor:
+        """``past`` with ``update`` [batch, heads, tokens, dim] from slot ``first_slot`` [batch] on."""
+        return torch.onnx.ops.symbolic(
+            "TensorScatter",
+            [past, update, first_slot],
+            attrs={"axis": 2},
+            dtype=past.dtype,
+            shape=past.shape,
+            version=OPSET,
+        )
+
+    @staticmethod
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, visible: Tensor, scale: float
+    ) -> Tensor:
+        """One Attention node; shapes as ``StaticCacheStep`` has them."""
+        return torch.onnx.ops.symbolic(
+            "Attention",
+            [query, key, value, visible],
+            attrs={"scale": float(scale)},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=OPSET,
+        )
