@@ -9,34 +9,33 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from c2c_export.alignment import build_alignment
+from c2c_export.build_report import BuildReport, GraphReport
+from c2c_export.build_target import CPU, BuildTarget
 from c2c_export.bundle_writer import BundleWriter, write_bundle
 from c2c_export.checkpoints import load_model
 from c2c_export.eager import Caches
 from c2c_export.export_fuser import export_fuser
 from c2c_export.export_model import export_receiver, export_sharer
-from c2c_export.golden import TEXT, GoldenCase, plan_cases, receiver_expectation, sharer_expectation
-from c2c_export.lowering_ort import DIALECT
+from c2c_export.golden import GoldenCase, plan_cases, receiver_expectation, sharer_expectation
+from c2c_export.graph_options import GraphOptions
 from c2c_export.memory import peak_memory_bytes, release_memory
 from c2c_export.pair import PairSource
 from c2c_export.plan import check_need, predict_need
 from c2c_export.preflight import Alignment
 from c2c_export.prepare import LinkedLayers, PreparedPair, prepare_pair
 from c2c_export.progress import Stages
-from c2c_export.tokenizers import export_tokenizer
+from c2c_export.text_side import golden_text_ids, write_text_side
 from c2c_export.tracing import ATTENTION
+from c2c_export.verify_build import verify_directory
 from c2c_runtime import names
 from c2c_runtime.bundle import MANIFEST_NAME, dump_manifest
-from c2c_runtime.errors import VerificationError
 from c2c_runtime.manifest import (
     SCHEMA_VERSION,
     GoldenSpec,
@@ -44,16 +43,14 @@ from c2c_runtime.manifest import (
     Manifest,
     TokenizerSpec,
 )
-from c2c_runtime.session import Session
-from c2c_runtime.verification import Comparison, verify
-
-PRECISION = "fp32"
+from c2c_runtime.verification import Comparison
 
 
 @dataclass(frozen=True)
 class BuildOptions:
     """How to build. None: a default that fits the pair."""
 
+    target: BuildTarget = CPU
     alignment: Alignment = "auto"
     max_seq_len: int | None = None
     max_prompt_len: int | None = None
@@ -63,45 +60,26 @@ class BuildOptions:
     force: bool = False
 
 
-@dataclass(frozen=True)
-class GraphReport:
-    """A graph's size, and what the pair did not need of the model it came from."""
-
-    role: str
-    num_parameters: int
-    num_removed: int
-    why: str
-
-
-@dataclass(frozen=True)
-class BuildReport:
-    """What a build did. ``comparisons`` is empty if it was told not to verify."""
-
-    bundle: Path
-    graphs: tuple[GraphReport, ...]
-    comparisons: tuple[Comparison, ...]
-    size_bytes: int
-    seconds: float
-    stage_seconds: dict[str, float]
-    peak_memory_bytes: int
-
-    def as_json(self) -> dict[str, Any]:
-        """As plain types."""
-        return asdict(self) | {"bundle": str(self.bundle)}
-
-
 @dataclass
 class _Work:
     """What accumulates while a bundle is written."""
 
     writer: BundleWriter
+    target: BuildTarget
+    max_seq_len: int
     graphs: list[GraphSpec] = field(default_factory=list)
     reports: list[GraphReport] = field(default_factory=list)
     golden: list[GoldenSpec] = field(default_factory=list)
 
     @property
     def graph_directory(self) -> Path:
-        return self.writer.path / "graphs" / DIALECT
+        return self.writer.path / "graphs" / self.target.dialect
+
+    def options(self, role: str) -> GraphOptions:
+        """How the graph of a role is exported."""
+        dialect, own = self.target.dialect, self.target.precision.of(role)
+        max_seq_len = None if dialect == "ort" else self.max_seq_len
+        return GraphOptions(dialect, own.activations, max_seq_len, own.weights)
 
     def add(self, graph: GraphSpec, num_original: int, why: str) -> None:
         self.graphs.append(graph)
@@ -119,7 +97,8 @@ def build_bundle(
     ``UnavailableError`` says that memory or disk will not do, also before anything is traced.
     """
     started = time.perf_counter()
-    stages.num_stages = 6 + len(source.sharers)
+    target = options.target
+    stages.num_stages = 6 + len(source.sharers) + (target.engine_backend is not None)
     with write_bundle(output, force=options.force) as writer, stages.shown():
         with stages.stage("read and check the pair"):
             prepared = prepare_pair(
@@ -132,10 +111,11 @@ def build_bundle(
         _echo_roles(prepared, stages)
         need = predict_need([source.receiver, *source.sharers], prepared.fusers)
         check_need(need, writer.path, options.max_build_memory_bytes)
-        work = _Work(writer)
+        work = _Work(writer, target, prepared.limits.max_seq_len)
         with stages.stage("write tokenizers and alignment"):
-            tokenizers, alignments, tables = _write_text_side(prepared, writer)
-        cases = plan_cases(prepared.pair, prepared.limits, _text_ids(prepared), tables)
+            tokenizers, alignments, tables = write_text_side(prepared, writer)
+        text_ids, precision = golden_text_ids(prepared), target.precision.lossiest
+        cases = plan_cases(prepared.pair, prepared.limits, text_ids, tables, precision)
         sharer_caches: dict[str, list[Caches]] = {case.name: [] for case in cases}
         for number in range(1, len(prepared.pair.sharers) + 1):
             with stages.stage(f"export Sharer {number}"):
@@ -151,39 +131,26 @@ def build_bundle(
             del receiver
             release_memory()
         with stages.stage("hash the files"):
-            manifest = _manifest(prepared, work, tokenizers, alignments)
+            manifest = _manifest(prepared, target, work, tokenizers, alignments)
             (writer.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
         comparisons: tuple[Comparison, ...] = ()
         if options.verify:
             with stages.stage("verify against eager PyTorch"):
                 comparisons = verify_directory(writer.path)
+        if target.engine_backend is not None:
+            with stages.stage("build engines"):
+                manifest = _build_engines(manifest, target, options, writer, stages)
         writer.commit()
     return BuildReport(
         bundle=output,
         graphs=tuple(work.reports),
+        engines=manifest.engines,
         comparisons=comparisons,
         size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
         seconds=time.perf_counter() - started,
         stage_seconds=stages.seconds,
         peak_memory_bytes=peak_memory_bytes(),
     )
-
-
-def verify_directory(path: Path) -> tuple[Comparison, ...]:
-    """Run the golden cases of a bundle; ``VerificationError`` names all that is outside tolerance."""
-    with Session.open(path, check_hashes=False) as session:
-        comparisons = tuple(verify(session))
-    failed = [item for item in comparisons if not item.ok]
-    if failed:
-        lines = [
-            f"  - {item.name}: max abs {item.max_abs:.3g}, max rel {item.max_rel:.3g}; {item.bound}"
-            for item in failed
-        ]
-        raise VerificationError(
-            "\n".join(["the graphs do not compute what eager PyTorch computes:", *lines]),
-            "no bundle was written; report the pair, or look at it with --no-verify",
-        )
-    return comparisons
 
 
 def _echo_roles(prepared: PreparedPair, stages: Stages) -> None:
@@ -204,44 +171,6 @@ def _echo_roles(prepared: PreparedPair, stages: Stages) -> None:
         )  # fmt: skip
 
 
-def _write_text_side(
-    prepared: PreparedPair, writer: BundleWriter
-) -> tuple[dict[str, TokenizerSpec], dict[str, str], list[np.ndarray | None]]:
-    """Tokenizers and alignment tables; returns their entries in the manifest, and the tables."""
-    specs: dict[str, TokenizerSpec] = {}
-    for role, tokenizer in prepared.tokenizers.items():
-        relative = f"tokenizers/{role}"
-        directory = writer.path / relative
-        directory.mkdir(parents=True)
-        template = prepared.default_templates.get(role)
-        specs[role] = export_tokenizer(tokenizer, directory, relative, template)
-    alignments: dict[str, str] = {}
-    tables: list[np.ndarray | None] = []
-    for number, sharer in enumerate(prepared.pair.sharers, start=1):
-        if sharer.alignment == "none":
-            tables.append(None)
-            continue
-        role = names.sharer(number)
-        table = build_alignment(
-            prepared.tokenizers[names.RECEIVER],
-            prepared.tokenizers[role],
-            prepared.pair.receiver.vocab_size,
-            sharer.dims.vocab_size,
-            sharer.alignment,
-        )
-        alignments[role] = f"alignment/{role}.npy"
-        path = writer.path / alignments[role]
-        path.parent.mkdir(exist_ok=True)
-        np.save(path, table)
-        tables.append(table)
-    return specs, alignments, tables
-
-
-def _text_ids(prepared: PreparedPair) -> list[int] | None:
-    tokenizer = prepared.tokenizers.get(names.RECEIVER)
-    return None if tokenizer is None else list(tokenizer.encode(TEXT, add_special_tokens=False))
-
-
 def _export_sharer(
     prepared: PreparedPair,
     number: int,
@@ -257,7 +186,12 @@ def _export_sharer(
         num_original = model.num_parameters()
         _capture(model)
         graph = export_sharer(
-            model, link.dims, link.num_cached_layers, names.sharer(number), work.graph_directory
+            model,
+            link.dims,
+            link.num_cached_layers,
+            names.sharer(number),
+            work.graph_directory,
+            work.options(names.sharer(number)),
         )
         cut = link.dims.num_layers - link.num_cached_layers
         work.add(
@@ -277,6 +211,7 @@ def _export_fuser(prepared: PreparedPair, work: _Work) -> list[LinkedLayers]:
         prepared.pair,
         [{layer: module for layer, (_, module) in fuser.items()} for fuser in fusers],
         work.graph_directory,
+        work.options(names.FUSER),
     )
     if graph is None:
         return fusers
@@ -302,14 +237,24 @@ def _write_golden(
     for case in cases:
         caches = sharer_caches[case.name]
         work.golden.append(
-            receiver_expectation(case, prepared.pair, receiver, fusers, caches, directory)
+            receiver_expectation(
+                case,
+                prepared.pair,
+                receiver,
+                fusers,
+                caches,
+                directory,
+                work.target.precision.lossiest,
+            )
         )
 
 
 def _export_receiver(prepared: PreparedPair, receiver: PreTrainedModel, work: _Work) -> None:
     num_original = receiver.num_parameters()
     _capture(receiver)
-    graph = export_receiver(receiver, prepared.pair.receiver, work.graph_directory)
+    graph = export_receiver(
+        receiver, prepared.pair.receiver, work.graph_directory, work.options(names.RECEIVER)
+    )
     work.add(graph, num_original, "")
 
 
@@ -318,8 +263,19 @@ def _capture(model: PreTrainedModel) -> None:
     model.set_attn_implementation(ATTENTION)
 
 
+def _build_engines(
+    manifest: Manifest,
+    target: BuildTarget,
+    options: BuildOptions,
+    writer: BundleWriter,
+    stages: Stages,
+) -> Manifest:
+    raise NotImplementedError
+
+
 def _manifest(
     prepared: PreparedPair,
+    target: BuildTarget,
     work: _Work,
     tokenizers: dict[str, TokenizerSpec],
     alignments: dict[str, str],
@@ -329,7 +285,7 @@ def _manifest(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         pair=prepared.pair,
         limits=prepared.limits,
-        precision=PRECISION,
+        precision=str(target.precision),
         graphs=tuple(sorted(work.graphs, key=lambda graph: graph.role)),
         engines=(),
         tokenizers=tokenizers,

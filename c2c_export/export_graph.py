@@ -21,6 +21,7 @@ from torch.export import Dim
 
 from c2c_export.graph_options import GraphOptions
 from c2c_export.passes import apply_passes
+from c2c_export.passes.quantize_weights import QuantizeWeights
 from c2c_runtime.manifest import GraphSpec, ModelDims, TensorSpec
 
 # Weights smaller than this stay inside the .onnx file: shape inference and ORT's rewrites read them.
@@ -56,6 +57,8 @@ def export_graph(
         for value in model.graph.initializers.values()
         if value.const_value is not None and value.const_value.dtype.is_floating_point()
     )
+    if options.weights is not None:
+        QuantizeWeights(options.weights)(model)
     ir.save(
         model,
         path,

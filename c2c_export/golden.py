@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 
 from c2c_export.eager import Caches, ReceiverChain, clean_caches
 from c2c_export.fuser import FuserLayer
-from c2c_export.graph_options import Precision
 from c2c_runtime import names
 from c2c_runtime.manifest import GoldenSpec, Limits, Pair
 
@@ -30,8 +29,8 @@ TEXT = (
 TOLERANCE_FP32 = 1e-4
 # Of graphs that compute in less than fp32: the least cosine of a tensor with what eager fp32 computed,
 # and the least share of greedy ids, each after the expected ones before it, that are equal.
-_MIN_COSINE: dict[Precision, float] = {"fp16": 0.999, "bf16": 0.995}
-_MIN_AGREEMENT: dict[Precision, float] = {"fp16": 0.95, "bf16": 0.9}
+_MIN_COSINE = {"fp16": 0.999, "bf16": 0.995, "int8": 0.99, "fp8": 0.98, "int4": 0.9}
+_MIN_AGREEMENT = {"fp16": 0.95, "bf16": 0.9, "int8": 0.8, "fp8": 0.7, "int4": 0.4}
 _NUM_SHARED_OUT = 40  # greedy ids that such a share is taken of: of 40, two may differ
 _MIN_SHARED_OUT = 20  # of fewer, one may not, so only ids that rounding cannot change are kept
 _LOW_PRECISION_MARGIN = 0.03  # between the best two logits, relative to the largest
@@ -61,7 +60,7 @@ def plan_cases(
     limits: Limits,
     text_ids: Sequence[int] | None,
     tables: Sequence[np.ndarray | None],
-    precision: Precision = "fp32",
+    precision: str = "fp32",
 ) -> tuple[GoldenCase, ...]:
     """The cases for a pair whose graphs compute in ``precision``. ``text_ids``: ``TEXT`` in Receiver
     tokens, None without a tokenizer (then seeded random ids). ``tables``: the alignment of each
@@ -122,7 +121,7 @@ def receiver_expectation(
     fusers: Sequence[dict[int, tuple[int, FuserLayer]]],
     sharer_caches: Sequence[Caches],
     directory: Path,
-    precision: Precision = "fp32",
+    precision: str = "fp32",
 ) -> GoldenSpec:
     """Compute the chain in fp32, write ``<name>.npz`` into ``directory`` and describe it, with what
     graphs of ``precision`` are held to."""
@@ -157,7 +156,7 @@ def receiver_expectation(
     )
 
 
-def _num_kept(logits: Sequence[Tensor], precision: Precision) -> int:
+def _num_kept(logits: Sequence[Tensor], precision: str) -> int:
     """How many greedy ids say something: in fp32 those before the first coin toss, and at least one;
     in less, all that a share can be taken of."""
     if precision == "fp32":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,11 +12,12 @@ from c2c_export import lowering_ort, lowering_scatter, lowering_trt
 from c2c_export.lowering_ort import OrtCacheStep
 from c2c_export.lowering_scatter import ScatterCacheStep
 from c2c_export.lowering_trt import TrtCacheStep
+from c2c_export.precision import Activations, Weights
 from c2c_export.tracing import CacheStep
 from c2c_runtime.manifest import Dialect
 
-Precision = Literal["fp32", "fp16", "bf16"]
-DTYPES: dict[Precision, torch.dtype] = {
+_INT4_SINCE_OPSET = 21  # blocks of DequantizeLinear
+DTYPES: dict[Activations, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
@@ -51,18 +51,22 @@ LOWERINGS: dict[Dialect, Lowering] = {
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """``max_seq_len``: slots of every cache, a number in the graphs; None leaves it a symbol, which
-    only dialect ``ort`` can. ``precision``: of weights, caches and products; ``ort`` has fp32."""
+    """``precision``: of products, caches and all else; ``ort`` has fp32. ``max_seq_len``: slots of every
+    cache, a number in the graphs; None leaves it a symbol, which only dialect ``ort`` can. ``weights``:
+    what the matrices of products are stored in; None: as ``precision``."""
 
     dialect: Dialect = "ort"
-    precision: Precision = "fp32"
+    precision: Activations = "fp32"
     max_seq_len: int | None = None
+    weights: Weights | None = None
 
     def __post_init__(self) -> None:
         if (self.dialect == "ort") != (self.max_seq_len is None):
             raise ValueError(f"dialect {self.dialect} with max_seq_len {self.max_seq_len}")
         if self.dialect == "ort" and self.precision != "fp32":
             raise ValueError(f"dialect ort with precision {self.precision}")
+        if self.weights == "int4" and self.lowering.opset < _INT4_SINCE_OPSET:
+            raise ValueError(f"dialect {self.dialect} with int4 weights")
 
     @property
     def lowering(self) -> Lowering:

@@ -8,7 +8,7 @@ from c2c_runtime.cuda import Copy, Pointer, Stream
 from c2c_runtime.cuda_memory import CudaBuffer, CudaMemory
 
 # Outputs up to this size come back with the call itself; a larger one when it is read.
-_EAGER_BYTES = 4096
+_EAGER_BYTES = 1024
 
 
 class Staging:

@@ -47,6 +47,9 @@ class OrtGraph:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
         options.log_severity_level = 3
+        # Products with dequantised weights compute in fp32; by default their other side is rounded to
+        # 8 bits as well.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if num_threads is not None:
             options.intra_op_num_threads = num_threads
         self._ort = ort

@@ -10,11 +10,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from c2c_export.build_target import BACKENDS, ENGINE_DIALECTS, build_target
 from c2c_export.progress import Stages
-from c2c_runtime.errors import UnavailableError, UsageError
+from c2c_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from c2c_export.build import BuildReport
+    from c2c_export.build_report import BuildReport
     from c2c_export.pair import PairSource
 
 
@@ -25,6 +26,8 @@ Examples:
   c2c-export build --pair demo -o demo.bundle
   c2c-export build --pair models/qwen3+models/qwen2.5 --fuser fusers/qwen3+qwen2.5 -o pair.bundle
   c2c-export build --receiver R --sharer S1 --fuser F1 --sharer S2 --fuser F2 -o two.bundle
+  c2c-export build --pair demo --backend tensorrt-rtx --target sm86 --target sm89 -o rtx.bundle
+  c2c-export build --pair demo --backend tensorrt --dialect tensorrt-scatter --no-engines -o jetson.bundle
   c2c-export build --pair pair.yaml --max-seq-len 4096 --force -o pair.bundle""",
 )
 @click.option(
@@ -54,20 +57,28 @@ Examples:
     show_default=True,
     help="Receiver token -> Sharer token where tokenizers differ.",
 )
+@click.option("--backend", type=click.Choice(BACKENDS), default="ort", show_default=True)
 @click.option(
-    "--backend",
-    type=click.Choice(["ort", "tensorrt", "tensorrt-rtx"]),
-    default="ort",
-    show_default=True,
-)
-@click.option(
-    "--target", "targets", multiple=True, help="cpu, cuda or smNN; repeatable. Default: cpu."
+    "--target",
+    "targets",
+    multiple=True,
+    help="cpu or cuda for --backend ort; smNN for engines, repeatable. Default: cpu; for engines the GPU that is here.",
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "bf16", "int8", "int4"]),
-    default="fp32",
-    show_default=True,
+    help="fp32, fp16, bf16, int8, int4 or fp8, for each role if you like: fp16,receiver=int4. Default: fp32 for "
+    "CPUs, fp16 for GPUs.",
+)
+@click.option(
+    "--dialect",
+    type=click.Choice(ENGINE_DIALECTS),
+    help="How graphs for engines say attention; default: what the installed TensorRT takes. tensorrt-scatter is for "
+    "TensorRT before 10.15 (JetPack 6).",
+)
+@click.option(
+    "--no-engines",
+    is_flag=True,
+    help="Write the graphs only; `c2c-export build-engines` makes engines of them on the device.",
 )
 @click.option(
     "--max-seq-len",
@@ -96,9 +107,11 @@ def command(
     output: Path,
     multi_sharer: Any,
     alignment: Any,
-    backend: str,
+    backend: Any,
     targets: tuple[str, ...],
-    precision: str,
+    precision: Any,
+    dialect: Any,
+    no_engines: bool,
     max_seq_len: int | None,
     max_prompt_len: int | None,
     max_batch_size: int,
@@ -112,10 +125,13 @@ def command(
     The pair is checked before anything is traced, and the result is compared with eager PyTorch
     before it gets its name.
     """
-    _refuse_what_is_not_built(backend, targets, precision)
     from c2c_export.build import BuildOptions, build_bundle
 
+    target = build_target(
+        backend, targets, precision=precision, dialect=dialect, with_engines=not no_engines
+    )
     options = BuildOptions(
+        target=target,
         alignment=alignment,
         max_seq_len=max_seq_len,
         max_prompt_len=max_prompt_len,
@@ -153,19 +169,6 @@ def pair_source(
     if receiver is None or not sharers:
         raise UsageError("no pair was given", "give --pair, or --receiver, --sharer and --fuser")
     return explicit_pair(receiver, sharers, fusers, multi_sharer=multi_sharer or "sequential")
-
-
-def _refuse_what_is_not_built(backend: str, targets: tuple[str, ...], precision: str) -> None:
-    if backend != "ort" or any(target != "cpu" for target in targets):
-        raise UnavailableError(
-            f"this version builds --backend ort for --target cpu only, not {backend} "
-            f"{' '.join(targets)}",
-            "leave both options out",
-        )
-    if precision != "fp32":
-        raise UnavailableError(
-            f"this version builds --precision fp32 only, not {precision}", "leave the option out"
-        )
 
 
 def _report_table(report: BuildReport) -> Table:

@@ -13,11 +13,13 @@ from fake_cuda import CALLERS_STREAM
 from fake_engines import OrtOnDevice, add_engines, install, open_engines
 from tiny_bundles import build, copied, made_once, pair_paths, text_bundle, text_pair
 
+from c2c_export.build_target import BuildTarget
 from c2c_runtime import Session
 from c2c_runtime.batch import answer_batch
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.errors import BundleError, CapacityError, UnavailableError, UsageError
 from c2c_runtime.generation import GenerationOptions
+from c2c_runtime.sampling import Sampler, SamplingOptions
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 
@@ -236,3 +238,47 @@ def test_rows_of_a_batch_equal_their_single_runs(tmp_path, tmp_path_factory, fak
         expected = [cpu.answer(cpu.sections_of_ids(ids), options).finish() for ids in prompts]
         found = answer_batch(gpu, [gpu.sections_of_ids(ids) for ids in prompts], options)
     assert [item.token_ids for item in found] == [item.token_ids for item in expected]
+
+
+@pytest.fixture
+def gpu_bundle(tmp_path, tmp_path_factory):
+    """A bundle whose graphs give their largest logits, with stand-ins for engines."""
+
+    def make(directory):
+        text_pair(directory / "pair")
+        build(
+            pair_paths(directory / "pair"),
+            directory / "bundle",
+            max_seq_len=64,
+            max_prompt_len=16,
+            target=BuildTarget("tensorrt-rtx", (), "tensorrt", "fp32"),
+        )
+
+    source = made_once(tmp_path_factory, "text_tensorrt", make) / "bundle"
+    return Bundle.open(add_engines(copied(source, tmp_path / "bundle")))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "num_bytes"),
+    [
+        (SamplingOptions(), 64 * 12),
+        (SamplingOptions(temperature=0.8, top_k=20, seed=1), 64 * 12),
+        (SamplingOptions(temperature=0.8, top_k=20, top_p=0.9, seed=1), 64 * 12),
+        (SamplingOptions(temperature=0.8, seed=1), 64 * 12 + 424 * 4),
+        (SamplingOptions(temperature=0.8, top_k=100, seed=1), 64 * 12 + 424 * 4),
+        (SamplingOptions(repetition_penalty=1.2), 64 * 12 + 424 * 4),
+    ],
+    ids=["greedy", "top-k", "top-k and top-p", "all", "large top-k", "penalty"],
+)
+def test_a_step_copies_what_the_draw_needs(gpu_bundle, fakes, sampling, num_bytes):
+    """Ids and values of 64 candidates where these decide, 424 logits where they do not; and the ids
+    that are drawn are those that the CPU draws of all logits."""
+    cuda, _ = fakes
+    with Session(gpu_bundle) as cpu, Session(gpu_bundle, open_engines(gpu_bundle)) as gpu:
+        assert answers(gpu, sampling=sampling) == answers(cpu, sampling=sampling)
+        sampler, conversation = Sampler(sampling), gpu.conversation()
+        sampler.next_id(conversation.prefill(gpu.sections_of_ids(IDS)), IDS)
+        for _ in range(4):
+            before = cuda.num_copied_to_host
+            sampler.next_id(conversation.decode([3]), IDS)
+            assert cuda.num_copied_to_host - before == num_bytes

@@ -1,0 +1,38 @@
+"""What a build says of itself when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from c2c_runtime.manifest import EngineSpec
+from c2c_runtime.verification import Comparison
+
+
+@dataclass(frozen=True)
+class GraphReport:
+    """A graph's size, and what the pair did not need of the model it came from."""
+
+    role: str
+    num_parameters: int
+    num_removed: int
+    why: str
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did. ``comparisons`` is empty if it was told not to verify, or could not."""
+
+    bundle: Path
+    graphs: tuple[GraphReport, ...]
+    engines: tuple[EngineSpec, ...]
+    comparisons: tuple[Comparison, ...]
+    size_bytes: int
+    seconds: float
+    stage_seconds: dict[str, float]
+    peak_memory_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain types."""
+        return asdict(self) | {"bundle": str(self.bundle)}
