@@ -35,7 +35,16 @@ def main() -> int:
         _tell(answers, {"error": error_as_json(error)})
         return error.exit_code
     except MemoryError:
-        problem = UnavailableError("not enough memory", "close other programs")
+        problem = UnavailableError(
+            "not enough memory to build an engine",
+            "close other programs, or build on a machine with more memory",
+        )
+        _tell(answers, {"error": error_as_json(problem)})
+        return problem.exit_code
+    except OSError as error:
+        problem = UnavailableError(
+            f"the engine cannot be written: {error}", "free some space, or make the folder writable"
+        )
         _tell(answers, {"error": error_as_json(problem)})
         return problem.exit_code
     report = replace(report, peak_memory_bytes=peak_memory_bytes())
@@ -80,7 +89,9 @@ def _tell(answers: TextIO, message: dict[str, Any]) -> None:
 
 def _leave_with_the_asker(engine_path: str) -> None:
     """TensorRT cannot be interrupted, so the process ends from under it."""
-    sys.stdin.read()
+    # Not sys.stdin: a thread that waits in it keeps the interpreter from ending.
+    while os.read(0, 4096):
+        pass
     path = Path(engine_path)
     path.with_name(f"{path.name}.partial").unlink(missing_ok=True)
     os._exit(130)
