@@ -17,6 +17,7 @@ from c2c_runtime.errors import C2CError
 
 _COMMANDS = {
     "build": "Compile a pair into a bundle.",
+    "build-engines": "Build TensorRT engines into a bundle.",
     "run": "Answer a prompt with a bundle.",
     "verify": "Check a bundle against what eager PyTorch computed.",
     "inspect": "Show what a bundle holds.",
