@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from c2c_engines.bundle_engines import BuiltEngine, EngineOptions, build_engines
+from c2c_engines.install import with_engines
 from c2c_export.build_report import BuildReport, GraphReport
 from c2c_export.build_target import CPU, BuildTarget
 from c2c_export.bundle_writer import BundleWriter, write_bundle
@@ -137,14 +139,12 @@ def build_bundle(
         if options.verify:
             with stages.stage("verify against eager PyTorch"):
                 comparisons = verify_directory(writer.path)
-        if target.engine_backend is not None:
-            with stages.stage("build engines"):
-                manifest = _build_engines(manifest, target, options, writer, stages)
+        manifest, engines = _build_engines(manifest, options, writer, stages)
         writer.commit()
     return BuildReport(
         bundle=output,
         graphs=tuple(work.reports),
-        engines=manifest.engines,
+        engines=tuple(engine.report for engine in engines),
         comparisons=comparisons,
         size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
         seconds=time.perf_counter() - started,
@@ -264,13 +264,26 @@ def _capture(model: PreTrainedModel) -> None:
 
 
 def _build_engines(
-    manifest: Manifest,
-    target: BuildTarget,
-    options: BuildOptions,
-    writer: BundleWriter,
-    stages: Stages,
-) -> Manifest:
-    raise NotImplementedError
+    manifest: Manifest, options: BuildOptions, writer: BundleWriter, stages: Stages
+) -> tuple[Manifest, tuple[BuiltEngine, ...]]:
+    """The manifest with the engines that the target names, now in the bundle."""
+    target = options.target
+    if target.engine_backend is None:
+        return manifest, ()
+    with stages.stage("build engines"):
+        built = build_engines(
+            writer.path,
+            manifest,
+            EngineOptions(
+                target.engine_backend,
+                target.targets,
+                max_memory_bytes=options.max_build_memory_bytes,
+            ),
+            lambda fraction, phase: stages.describe(f"build engines: {phase}"),
+        )
+        manifest = with_engines(writer.path, manifest, [engine.spec for engine in built])
+        (writer.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
+    return manifest, built
 
 
 def _manifest(

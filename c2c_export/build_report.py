@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from c2c_runtime.manifest import EngineSpec
+from c2c_engines.request import EngineReport
 from c2c_runtime.verification import Comparison
 
 
@@ -26,7 +26,7 @@ class BuildReport:
 
     bundle: Path
     graphs: tuple[GraphReport, ...]
-    engines: tuple[EngineSpec, ...]
+    engines: tuple[EngineReport, ...]
     comparisons: tuple[Comparison, ...]
     size_bytes: int
     seconds: float

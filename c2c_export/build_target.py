@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from c2c_export.precision import FP32, Precision, parse_precision
-from c2c_runtime.engine_check import dialects_for
+from c2c_engines.backend import load_backend
+from c2c_engines.targets import check_bundle_precision, resolve_targets
 from c2c_runtime.errors import UnavailableError, UsageError
-from c2c_runtime.machine import detect_machine
 from c2c_runtime.manifest import Dialect, EngineBackend
+from c2c_runtime.precision import FP32, Precision, parse_precision
 
 Backend = Literal["ort", "tensorrt", "tensorrt-rtx"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
@@ -99,31 +99,16 @@ def _for_engines(
         if targets:
             raise UsageError("--no-engines builds for no target", "leave --target out")
         return BuildTarget(backend, (), dialect or "tensorrt", precision)
-    from c2c_engines.targets import check_target
-
-    machine = detect_machine()
-    if not targets:
-        if not machine.gpus:
-            raise UsageError(
-                "there is no GPU here to build engines for",
-                "name one, such as --target sm89, or give --no-engines and build them on the device",
-            )
-        targets = (machine.gpus[0].capability,)
-    version = machine.library_version(backend)
-    if version is None:
-        raise UnavailableError(
-            f"{backend} is not installed",
-            f"pip install 'c2c-export[{backend}]'; or give --no-engines and build them on the device",
-        )
-    for target in targets:
-        check_target(backend, target, str(precision))
-    fitting = dialects_for(backend, version)
-    if dialect is not None and dialect not in fitting:
+    library = load_backend(backend)
+    if dialect not in (None, library.dialect):
         raise UsageError(
-            f"{backend} {version} builds no engines from dialect {dialect}",
-            f"use --dialect {fitting[0]}",
+            f"{library} builds engines from dialect {library.dialect}",
+            f"use --dialect {library.dialect}, or --no-engines and build them on the device",
         )
-    return BuildTarget(backend, tuple(dict.fromkeys(targets)), dialect or fitting[0], precision)
+    resolved = resolve_targets(library, targets)
+    for target in resolved:
+        check_bundle_precision(library, target, precision)
+    return BuildTarget(backend, resolved, library.dialect, precision)
 
 
 def _has_int4(precision: Precision) -> bool:

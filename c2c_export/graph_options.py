@@ -12,9 +12,9 @@ from c2c_export import lowering_ort, lowering_scatter, lowering_trt
 from c2c_export.lowering_ort import OrtCacheStep
 from c2c_export.lowering_scatter import ScatterCacheStep
 from c2c_export.lowering_trt import TrtCacheStep
-from c2c_export.precision import Activations, Weights
 from c2c_export.tracing import CacheStep
 from c2c_runtime.manifest import Dialect
+from c2c_runtime.precision import Activations, Weights
 
 _INT4_SINCE_OPSET = 21  # blocks of DequantizeLinear
 DTYPES: dict[Activations, torch.dtype] = {

@@ -40,6 +40,11 @@ class Stages:
             finally:
                 self._progress = None
 
+    def describe(self, text: str) -> None:
+        """Say what the stage that is under way is doing."""
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], description=text)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """One stage, timed. Its line is printed when it ends."""

@@ -7,15 +7,14 @@ it picks one of the two for the whole process, from an environment variable.
 
 from __future__ import annotations
 
-import importlib
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from c2c_runtime.errors import UnavailableError
 from c2c_runtime.manifest import Dialect, EngineBackend
+from c2c_runtime.trt import how_to_install, import_tensorrt
 
-_MODULES: dict[EngineBackend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _OLDEST: dict[EngineBackend, tuple[int, ...]] = {"tensorrt": (10, 3), "tensorrt-rtx": (1, 0)}
 
 
@@ -80,32 +79,16 @@ class Backend:
 
 def load_backend(name: EngineBackend) -> Backend:
     """Import a TensorRT. Raises ``UnavailableError`` if it is not installed, broken or too old."""
-    try:
-        module = importlib.import_module(_MODULES[name])
-        version = str(module.__version__)
-    except ImportError as error:
-        raise UnavailableError(
-            f"{name} is not installed here ({error})", _how_to_install(name)
-        ) from error
-    except (OSError, RuntimeError, AttributeError) as error:
-        raise UnavailableError(
-            f"{name} is installed but does not load: {error}", _how_to_install(name)
-        ) from error
+    module = import_tensorrt(name)
+    version = str(module.__version__)
     oldest = _OLDEST[name]
     if _numbers(version) < oldest:
         raise UnavailableError(
             f"{name} {version} is too old: {'.'.join(map(str, oldest))} is the oldest that is known to work",
-            _how_to_install(name),
+            how_to_install(name),
         )
     return Backend(name, version, module)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
-
-
-def _how_to_install(name: EngineBackend) -> str:
-    command = f'install it with `pip install "c2c-export[{name}]"`'
-    if name == "tensorrt":
-        return f"{command}; on a Jetson it comes with JetPack: use the system's Python packages"
-    return command

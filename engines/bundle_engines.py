@@ -21,9 +21,11 @@ from c2c_engines.monitor import OnProgress
 from c2c_engines.process import build_engine_apart
 from c2c_engines.profiles import check_profiles, profiles_for
 from c2c_engines.request import EngineReport, EngineRequest
-from c2c_engines.targets import check_precision, host_platform, resolve_targets
+from c2c_engines.targets import check_precision, resolve_targets
 from c2c_runtime.errors import BundleError, UnavailableError
+from c2c_runtime.machine import platform_name
 from c2c_runtime.manifest import EngineBackend, EngineSpec, GraphSpec, Manifest, ProfileSpec
+from c2c_runtime.precision import parse_precision
 
 ENGINES = "engines"
 TIMING_CACHE = "timing.cache"
@@ -111,13 +113,18 @@ def _plan(backend: Backend, manifest: Manifest, options: EngineOptions) -> list[
     for target in resolve_targets(backend, options.targets):
         folder = f"{backend.name}-{backend.version}-{target}"
         for graph in graphs:
-            check_precision(backend, target, manifest.precision, graph)
+            check_precision(backend, target, _precision_of(manifest, graph), graph)
             profiles = profiles_for(
                 graph, manifest.limits, max_section_len=_max_section_len(manifest)
             )
             check_profiles(graph, profiles)
             jobs.append(_Job(graph, target, folder, profiles))
     return jobs
+
+
+def _precision_of(manifest: Manifest, graph: GraphSpec) -> str:
+    """That of one graph: roles may differ."""
+    return str(parse_precision(manifest.precision).of(graph.role))
 
 
 def _max_section_len(manifest: Manifest) -> int:
@@ -144,7 +151,7 @@ def _request(
         engine_path=str(folder / _file_name(job)),
         backend=options.backend,
         target=job.target,
-        precision=manifest.precision,
+        precision=_precision_of(manifest, job.graph),
         profiles=job.profiles,
         workspace_bytes=options.workspace_bytes,
         timing_cache_path=str(cache),
@@ -157,7 +164,7 @@ def _spec(backend: Backend, manifest: Manifest, job: _Job, place: str) -> Engine
         backend=backend.name,
         backend_version=backend.version,
         target=job.target,
-        platform=host_platform(),
+        platform=platform_name(),
         precision=manifest.precision,
         path=f"{place}/{_file_name(job)}",
         profiles=job.profiles,

@@ -31,14 +31,15 @@ def add_engines(
     Engines of the same backend and target are replaced. The bundle is as it was if anything fails or
     interrupts. Raises ``BundleError`` if the bundle is damaged, and what ``build_engines`` raises.
     """
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, with_engines=False)  # this is the remedy for damaged engines
     bundle.check_hashes()
     root = bundle.root.resolve()
     with _locked(root):
         _remove_unlisted(root)  # what a killed build left
         try:
             built = build_engines(root, bundle.manifest, options, on_progress)
-            manifest = with_engines(root, bundle.manifest, [engine.spec for engine in built])
+            engines = [engine.spec for engine in built]
+            manifest = with_engines(root, read_manifest(root), engines)
             _replace_manifest(root, manifest)
         finally:
             _remove_unlisted(root)

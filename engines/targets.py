@@ -6,12 +6,13 @@ neither the option nor the way out.
 
 from __future__ import annotations
 
-import platform
 import re
 
 from c2c_engines.backend import Backend
 from c2c_runtime.errors import UnavailableError, UsageError
+from c2c_runtime.machine import detect_machine
 from c2c_runtime.manifest import GraphSpec
+from c2c_runtime.precision import Precision
 
 CURRENT = "current"
 
@@ -38,39 +39,14 @@ def parse_target(text: str) -> str:
 
 def current_target() -> str:
     """The compute capability of GPU 0 of this machine. Raises ``UnavailableError`` with the reason."""
-    remedy = (
-        "name the GPU with --target smNN and use --backend tensorrt-rtx, which needs none to build"
-    )
-    try:
-        from cuda.bindings import driver
-    except ImportError as error:
+    machine = detect_machine()
+    if not machine.gpus:
+        why = machine.no_gpu.cause if machine.no_gpu else "none was found"
         raise UnavailableError(
-            f"whether a GPU is here cannot be asked: {error}",
-            'install cuda-bindings with `pip install "c2c-export[tensorrt]"`, or ' + remedy,
-        ) from error
-    attributes = driver.CUdevice_attribute
-    try:
-        status = driver.cuInit(0)[0]
-        if int(status) != 0:
-            raise UnavailableError(f"no GPU is here ({status.name})", remedy)
-        status, device = driver.cuDeviceGet(0)
-        if int(status) != 0:
-            raise UnavailableError(f"no GPU is here ({status.name})", remedy)
-        numbers = [
-            driver.cuDeviceGetAttribute(attribute, device)[1]
-            for attribute in (
-                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )
-        ]
-    except RuntimeError as error:  # what cuda-bindings raises where libcuda itself is missing
-        raise UnavailableError(f"no GPU is here ({error})", remedy) from error
-    return f"sm{numbers[0]}{numbers[1]}"
-
-
-def host_platform() -> str:
-    """Operating system and processor that an engine built here runs on: ``linux-x86_64``."""
-    return f"{platform.system()}-{platform.machine()}".lower()
+            f"no GPU is here ({why})",
+            "name the GPU with --target smNN and use --backend tensorrt-rtx, which needs none to build",
+        )
+    return machine.gpus[0].capability
 
 
 def resolve_targets(backend: Backend, targets: tuple[str, ...]) -> tuple[str, ...]:
@@ -87,16 +63,37 @@ def resolve_targets(backend: Backend, targets: tuple[str, ...]) -> tuple[str, ..
 
 
 def check_precision(backend: Backend, target: str, precision: str, graph: GraphSpec) -> None:
-    """Raise ``UnavailableError`` if ``target`` lacks a type that ``graph`` computes or stores in."""
+    """Raise ``UnavailableError`` if ``target`` lacks a type that ``graph`` computes or stores in.
+
+    ``precision``: of this graph alone.
+    """
     has_bf16 = any(tensor.dtype == "bfloat16" for tensor in (*graph.inputs, *graph.outputs))
-    for needed in dict.fromkeys((precision, "bf16" if has_bf16 else precision)):
-        oldest = _OLDEST_TARGET.get(needed, 0)
-        if int(target[2:]) < oldest:
-            raise UnavailableError(
-                f"{target} has no {needed}: it takes sm{oldest} or newer",
-                "build the bundle with --precision fp16 or int8 for this GPU",
-            )
-    if precision == "fp32" and backend.dialect == "tensorrt" and has_caches(graph):
+    for needed in (precision, "bf16" if has_bf16 else precision):
+        _check_type(target, needed)
+    if precision == "fp32" and has_caches(graph):
+        _check_fp32(backend)
+
+
+def check_bundle_precision(backend: Backend, target: str, precision: Precision) -> None:
+    """The same for a pair whose graphs are not there yet."""
+    for own in (precision.default, *precision.roles.values()):
+        _check_type(target, own.activations)
+        _check_type(target, str(own))
+    if precision.activations == "fp32":
+        _check_fp32(backend)
+
+
+def _check_type(target: str, needed: str) -> None:
+    oldest = _OLDEST_TARGET.get(needed, 0)
+    if int(target[2:]) < oldest:
+        raise UnavailableError(
+            f"{target} has no {needed}: it takes sm{oldest} or newer",
+            "build the bundle with --precision fp16 or int8 for this GPU",
+        )
+
+
+def _check_fp32(backend: Backend) -> None:
+    if backend.dialect == "tensorrt":
         raise UnavailableError(
             f"{backend} has no fused attention in fp32",
             "build the bundle with --precision fp16 or bf16; --backend ort runs fp32",

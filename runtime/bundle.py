@@ -38,14 +38,16 @@ class Bundle:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(cls, path: str | Path, *, with_engines: bool = True) -> Bundle:
         """Read and check the manifest, and that every file is there with its size.
 
-        Contents are not hashed here (see ``check_hashes``). Raises ``BundleError`` with every
-        problem found.
+        ``with_engines=False``: as if none had been built, so that damaged ones do no harm. Contents
+        are not hashed here (see ``check_hashes``). Raises ``BundleError`` with every problem found.
         """
         root = Path(path)
         manifest = read_manifest(root)
+        if not with_engines:
+            manifest = _without_engines(manifest)
         bundle = cls(root, manifest)
         problems = list(bundle._check_files())
         if problems:
@@ -129,6 +131,16 @@ def build_engines_command(bundle: str | Path, backend: EngineBackend, target: st
     """The command that builds a bundle's engines; ``target`` None: for the GPU that is here."""
     command = f"c2c-export build-engines {bundle} --backend {backend}"
     return f"{command} --target {target}" if target else command
+
+
+def _without_engines(manifest: Manifest) -> Manifest:
+    folders = {PurePosixPath(engine.path).parent for engine in manifest.engines}
+    files = {
+        name: entry
+        for name, entry in manifest.files.items()
+        if PurePosixPath(name).parent not in folders
+    }
+    return replace(manifest, engines=(), files=files)
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -64,7 +64,7 @@ class Session:
         Raises ``BundleError`` with every problem found, ``UnavailableError`` if this machine cannot
         run the bundle.
         """
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, with_engines=device in ("auto", "tensorrt"))
         backend = open_backend(bundle, device, num_threads=num_threads, cuda_stream=cuda_stream)
         session = None
         try:

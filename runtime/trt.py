@@ -9,17 +9,31 @@ from typing import Any
 from c2c_runtime.errors import UnavailableError
 from c2c_runtime.manifest import EngineBackend
 
-_MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_MODULES: dict[EngineBackend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
 def import_tensorrt(backend: EngineBackend) -> Any:
     """The library's module. ``UnavailableError`` where it is not installed or does not load."""
     try:
-        return importlib.import_module(_MODULES[backend])
-    except (ImportError, OSError, RuntimeError) as error:
+        module = importlib.import_module(_MODULES[backend])
+        _ = module.__version__
+    except ImportError as error:
         raise UnavailableError(
-            f"{backend} cannot be imported: {error}", f"pip install 'c2c-export[{backend}]'"
+            f"{backend} is not installed here ({error})", how_to_install(backend)
         ) from error
+    except (OSError, RuntimeError, AttributeError) as error:
+        raise UnavailableError(
+            f"{backend} is installed but does not load: {error}", how_to_install(backend)
+        ) from error
+    return module
+
+
+def how_to_install(backend: EngineBackend) -> str:
+    """The remedy where a library is missing."""
+    command = f"pip install 'c2c-export[{backend}]'"
+    if backend == "tensorrt":
+        return f"{command}; on a Jetson it comes with JetPack: use the system's Python packages"
+    return command
 
 
 def make_logger(trt: Any) -> Any:

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from c2c_export.precision import Weights
+from c2c_runtime.precision import Weights
 
 INT4_BLOCK = 32
 _MIN_ELEMENTS = 1024

@@ -1,7 +1,7 @@
 import pytest
 
-from c2c_export.precision import GraphPrecision, parse_precision
 from c2c_runtime.errors import UsageError
+from c2c_runtime.precision import GraphPrecision, parse_precision
 
 
 @pytest.mark.parametrize(
