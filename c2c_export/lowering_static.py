@@ -3,7 +3,8 @@
 A slot is seen if it lies no further than the token's own and, in a windowed layer, if it is less than
 ``window`` positions back. The rule is an explicit mask of booleans: what an operator's own causality
 means for one query over a longer past differs between backends. A slot behind the valid length is
-masked, so it may hold anything finite; NaN or infinity there would spoil the product with the values.
+masked, so it may hold what another conversation left there; a NaN, or what overflows in a product
+with the query, would spoil the sum over the values.
 """
 
 from __future__ import annotations

@@ -22,13 +22,18 @@ class StaticCaches:
     """Buffers [batch, kv_heads, max_seq_len, head_dim], full of finite garbage, and what is in them."""
 
     def __init__(
-        self, dims: ModelDims, num_layers: int, options: GraphOptions, batch_size: int = 1
+        self,
+        dims: ModelDims,
+        num_layers: int,
+        options: GraphOptions,
+        batch_size: int = 1,
+        garbage: float = 1000.0,
     ) -> None:
         assert options.max_seq_len is not None
         shape = (batch_size, dims.num_kv_heads, options.max_seq_len, dims.head_dim)
         dtype = NUMPY_DTYPES[options.precision]
         self.buffers = {
-            (layer, kind): np.full(shape, 1000.0, dtype)
+            (layer, kind): np.full(shape, garbage, dtype)
             for layer in range(num_layers)
             for kind in names.KINDS
         }
