@@ -15,7 +15,10 @@ def _why_no_gpu() -> str | None:
         from cuda.bindings import driver
     except ImportError:
         return "cuda-bindings is not installed"
-    error, count = driver.cuInit(0)[0], 0
+    try:
+        error, count = driver.cuInit(0)[0], 0
+    except RuntimeError:  # what cuda-bindings raises where libcuda itself is missing
+        return "no GPU is here (no driver is installed)"
     if int(error) == 0:
         error, count = driver.cuDeviceGetCount()
     return None if count else f"no GPU is here ({error.name})"
