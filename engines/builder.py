@@ -47,7 +47,8 @@ def build_engine(
     check_network(summary, expected, request.graph.role)
 
     config = builder.create_builder_config()
-    monitor = progress_monitor(trt, PhaseTree(on_progress))
+    phases = PhaseTree(on_progress)
+    monitor = progress_monitor(trt, phases)
     config.progress_monitor = monitor
     _configure(backend, config, request)
     for profile in request.profiles:
@@ -55,6 +56,8 @@ def build_engine(
     cache = _TimingCache.load(backend, config, request.timing_cache_path)
 
     engine = builder.build_serialized_network(network, config)
+    if phases.failure is not None:
+        raise phases.failure
     if engine is None:
         raise UnavailableError(
             f"{backend} could not build the engine of {request.graph.role} for {request.target}:"

@@ -101,11 +101,12 @@ def _locked(root: Path) -> Iterator[None]:
     """The bundle for this build alone. Raises ``UsageError`` while another builds into it."""
     lock = os.open(root, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another build is writing engines into {root}", "wait for it to end"
+            ) from None
         yield
-    except BlockingIOError:
-        raise UsageError(
-            f"another build is writing engines into {root}", "wait for it to end"
-        ) from None
     finally:
         os.close(lock)

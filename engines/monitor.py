@@ -35,7 +35,11 @@ class _Phase:
 
 
 class PhaseTree:
-    """Follows the phases of one build and reports each gain. TensorRT calls from several threads."""
+    """Follows the phases of one build and reports each gain. TensorRT calls from several threads.
+
+    ``failure``: what ``on_progress`` raised, Ctrl-C included. It may not pass through TensorRT, so the
+    build is asked to stop, and whoever started it raises the failure afterwards.
+    """
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
@@ -43,6 +47,7 @@ class PhaseTree:
         self._open: dict[str, _Phase] = {}
         self._best = 0.0
         self._lock = threading.Lock()
+        self.failure: BaseException | None = None
 
     def start(self, name: str, parent: str | None, num_steps: int) -> None:
         """A phase begins, inside the present step of ``parent``."""
@@ -73,7 +78,10 @@ class PhaseTree:
         fraction = self._fraction()
         if fraction >= self._best + _LEAST_GAIN:
             self._best = fraction
-            self._on_progress(fraction, name)
+            try:
+                self._on_progress(fraction, name)
+            except BaseException as failure:  # noqa: BLE001  raised again by whoever started the build
+                self.failure = failure
 
     def _fraction(self) -> float:
         longest = self._open.get(_LONGEST_PHASE)
@@ -95,7 +103,7 @@ def progress_monitor(trt: Any, tree: PhaseTree) -> Any:
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             tree.step(phase_name, step)
-            return True
+            return tree.failure is None  # False stops the build
 
         def phase_finish(self, phase_name: str) -> None:
             tree.finish(phase_name)

@@ -26,7 +26,7 @@ def parse_network(
     parser = backend.module.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        problems = [Problem(_describe(error), _REMEDY) for error in errors]
+        problems = [Problem(_describe(error), _remedy(error, path)) for error in errors]
         if not problems:
             problems = [Problem("the parser gives no reason" + messages.tail(), _REMEDY)]
         raise BundleError(f"{backend} cannot read the graph {path.name}:", problems)
@@ -37,3 +37,9 @@ def _describe(error: Any) -> str:
     name, operator = error.node_name(), error.node_operator()
     node = f"node {name} ({operator})" if name else f"{operator or 'node'} {error.node()}"
     return f"{node}: {error.desc()}"
+
+
+def _remedy(error: Any, path: Path) -> str:
+    if "Failed to import initializer" in error.desc():
+        return f"check that the files of its weights are there and whole, as {path.name}.data"
+    return _REMEDY

@@ -10,17 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from c2c_runtime import names
-from c2c_runtime.errors import InputError, Problem, UsageError
+from c2c_runtime.errors import InputError, Problem
 from c2c_runtime.manifest import GraphSpec, Limits, ProfileSpec, TensorSpec
 
 Range = tuple[int, int, int]  # min, opt, max
 
 # Tokens that kernels of a prefill are chosen for: a turn of a chat, not the longest prompt.
 _TYPICAL_PROMPT_LEN = 256
-# Masked attention of at most 32 tokens fails to build in TensorRT-RTX 1.7 ("more than one op named ..."),
-# but for a profile of one token. A profile of more costs nothing.
-_LEAST_PREFILL_LEN = 64
-_LEAST_SEQ_LEN = 33
 _WORDS = ("min", "opt", "max")
 
 
@@ -35,13 +31,7 @@ def profiles_for(
     batch = (1, 1, limits.max_batch_size)
     if graph.role == names.FUSER:
         return (_profile("fuse", graph, batch, max_section_len or limits.max_prompt_len),)
-    if limits.max_seq_len < _LEAST_SEQ_LEN:
-        raise UsageError(
-            f"engines take caches of at least {_LEAST_SEQ_LEN} tokens, not {limits.max_seq_len}",
-            "build the bundle with a larger --max-seq-len",
-        )
-    max_tokens = min(max(limits.max_prompt_len, _LEAST_PREFILL_LEN), limits.max_seq_len)
-    prefill = _profile("prefill", graph, batch, max_tokens)
+    prefill = _profile("prefill", graph, batch, limits.max_prompt_len)
     if graph.role == names.RECEIVER:
         return (_profile("decode", graph, batch, 1), prefill)
     return (prefill,)

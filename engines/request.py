@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
@@ -54,6 +54,20 @@ class EngineReport:
     peak_memory_bytes: int | None
     inspected: bool
     warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """As plain types, the network in counts."""
+        network = self.network
+        counts = {
+            "num_kv_updates": network.num_kv_updates,
+            "num_attentions": network.num_attentions,
+            "num_rotary": network.num_rotary,
+            "weight_elements": network.weight_elements(),
+            "constant_bytes": network.constant_bytes,
+            "layer_counts": network.layer_counts,
+        }
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"network": counts}
 
 
 REQUEST: TypeAdapter[EngineRequest] = TypeAdapter(EngineRequest)

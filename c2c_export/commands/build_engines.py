@@ -72,7 +72,8 @@ def command(
     with engine_progress(console) as on_progress:
         built = add_engines(bundle, options, on_progress)
     if as_json:
-        click.echo(json.dumps({"bundle": str(bundle), "engines": [asdict(one) for one in built]}))
+        engines = [asdict(one.spec) | {"report": one.report.as_json()} for one in built]
+        click.echo(json.dumps({"bundle": str(bundle), "engines": engines}))
     else:
         console.print(engine_table(built))
         click.echo(f"{bundle}")
@@ -81,20 +82,21 @@ def command(
 @contextmanager
 def engine_progress(console: Console) -> Iterator[OnProgress]:
     """A bar on a terminal, one line an engine in a log."""
+    engine = ""
+
+    def say(fraction: float, phase: str) -> None:
+        nonlocal engine
+        if fraction < 1.0 and (now := phase.partition(":")[0]) != engine:
+            engine = now
+            console.print(f"building {engine}")
+
+    if not console.is_terminal:
+        yield say
+        return
     columns = (BarColumn(24), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=1.0)
-        said = ""
-
-        def show(fraction: float, phase: str) -> None:
-            nonlocal said
-            progress.update(task, completed=fraction, description=phase)
-            engine = phase.partition(":")[0]
-            if engine != said and not console.is_terminal:
-                said = engine
-                console.print(engine)
-
-        yield show
+        yield lambda fraction, phase: progress.update(task, completed=fraction, description=phase)
 
 
 def engine_table(built: tuple[BuiltEngine, ...]) -> Table:
@@ -114,9 +116,7 @@ def engine_table(built: tuple[BuiltEngine, ...]) -> Table:
             f"{peak / 2**30:.1f}" if peak else "?",
         )
     if not all(engine.report.inspected for engine in built):
-        table.caption = (
-            "networks checked; engines not loaded, for want of the GPU that they are built for"
-        )
+        table.caption = "networks checked; engines not loaded: their GPU is not here"
     return table
 
 

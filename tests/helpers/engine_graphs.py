@@ -5,18 +5,34 @@ They have the names, shapes and operators of a real Receiver and Fuser, and rand
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from c2c_engines.profiles import profiles_for
+from c2c_engines.request import EngineRequest
 from c2c_runtime import names
-from c2c_runtime.manifest import GraphSpec, TensorSpec
+from c2c_runtime.bundle import MANIFEST_NAME, dump_manifest, sha256_of
+from c2c_runtime.manifest import (
+    SCHEMA_VERSION,
+    FileEntry,
+    GraphSpec,
+    LayerLink,
+    Limits,
+    Manifest,
+    ModelDims,
+    Pair,
+    SharerLink,
+    TensorSpec,
+)
 
 DTYPES: dict[str, Any] = {
     "float32": np.float32,
@@ -25,7 +41,7 @@ DTYPES: dict[str, Any] = {
 }
 # Weight type by precision: scales are of the compute type, one a column or one a block of 64.
 QUANTIZED: dict[str, Any] = {
-    "int8": ml_dtypes.int4 and np.int8,
+    "int8": np.int8,
     "int4": ml_dtypes.int4,
     "fp8": ml_dtypes.float8_e4m3fn,
 }
@@ -41,7 +57,7 @@ class ModelSize:
     heads: int = 4
     kv_heads: int = 2
     head_dim: int = 32
-    vocab: int = 256
+    vocab: int = 320
     intermediate: int = 256
     max_seq_len: int = 64
     dtype: str = "float16"
@@ -97,17 +113,9 @@ def write_receiver(path: Path, size: ModelSize | None = None, **changes: Any) ->
     """
     size = size or ModelSize()
     writer = _Writer(size)
-    dtype = DTYPES[size.dtype]
     embedding = writer.random_weight("embedding", size.vocab, size.hidden)
     hidden = writer.op("Gather", [embedding, names.TOKEN_IDS])
-    mask = _mask(writer)
-    angles = np.outer(
-        np.arange(size.max_seq_len), 1e4 ** -(np.arange(0, size.head_dim, 2) / size.head_dim)
-    )
-    tables = [
-        writer.constant("cos", np.cos(angles), dtype),
-        writer.constant("sin", np.sin(angles), dtype),
-    ]
+    mask, tables = _mask(writer), _rotary_tables(writer)
     for layer in range(size.layers):
         hidden = _attention(writer, hidden, layer, mask, tables, changes)
         hidden = _mlp(writer, hidden, layer)
@@ -117,21 +125,113 @@ def write_receiver(path: Path, size: ModelSize | None = None, **changes: Any) ->
     if changes.get("unknown_operator"):
         logits = writer.op("Frobnicate", [logits])
     writer.op("Cast", [logits], names.LOGITS, to=TensorProto.FLOAT)
-    cache = ("batch", size.kv_heads, size.max_seq_len, size.head_dim)
+    outputs = [
+        TensorSpec(names.LOGITS, "float32", ("batch", size.vocab)),
+        *_caches(size, names.present),
+    ]
+    return _save(path, writer, names.RECEIVER, _model_inputs(size), outputs)
+
+
+def write_sharer(path: Path, size: ModelSize | None = None) -> GraphSpec:
+    """A Sharer: caches only, so its last layer ends at the projections of keys and values."""
+    size = size or ModelSize()
+    writer = _Writer(size)
+    embedding = writer.random_weight("embedding", size.vocab, size.hidden)
+    hidden = writer.op("Gather", [embedding, names.TOKEN_IDS])
+    mask, tables = _mask(writer), _rotary_tables(writer)
+    for layer in range(size.layers):
+        is_last = layer == size.layers - 1
+        hidden = _attention(writer, hidden, layer, mask, tables, {"only_caches": is_last})
+        hidden = hidden if is_last else _mlp(writer, hidden, layer)
+    caches = _caches(size, names.present)
+    return _save(path, writer, names.sharer(1), _model_inputs(size), caches)
+
+
+def write_fuser(path: Path, size: ModelSize | None = None) -> GraphSpec:
+    """A Fuser that writes a product of the Sharer's slice into the Receiver's cache."""
+    size = size or ModelSize()
+    writer = _Writer(size)
     inputs = [
+        *_caches(size, names.past),
+        *_caches(size, lambda layer, kind: names.sharer_cache(1, layer, kind)),
+        TensorSpec(names.SLOTS, "int64", ("tokens",)),
+        TensorSpec(names.sharer_slots(1), "int64", ("tokens",)),
+    ]
+    zero = writer.constant("first", [0])
+    first = writer.op("Gather", [names.SLOTS, zero])
+    batch = writer.op("Shape", [names.past(0, "key")], start=0, end=1)
+    first = writer.op("Expand", [first, batch])
+    for layer in range(size.layers):
+        for kind in names.KINDS:
+            cache = names.sharer_cache(1, layer, kind)
+            part = writer.op("Gather", [cache, names.sharer_slots(1)], axis=2)
+            weight = writer.random_weight(f"{layer}.{kind}", size.head_dim, size.head_dim)
+            fused = writer.op("MatMul", [part, weight])
+            present = names.present(layer, kind)
+            writer.op("TensorScatter", [names.past(layer, kind), fused, first], present)
+    return _save(path, writer, names.FUSER, inputs, _caches(size, names.present))
+
+
+def write_engineless_bundle(
+    root: Path, precision: str = "fp16", size: ModelSize | None = None
+) -> Path:
+    """A bundle with graphs of the dialect ``tensorrt`` and nothing else: ids in, ids out."""
+    size = size or ModelSize()
+    folder = root / "graphs" / "tensorrt"
+    plain = replace(size, weights=None)
+    graphs = (
+        write_sharer(folder / "sharer1.onnx", size),
+        write_fuser(folder / "fuser.onnx", plain),
+        write_receiver(folder / "receiver.onnx", size),
+    )
+    dims = ModelDims(
+        "llama", size.layers, size.kv_heads, size.head_dim, size.vocab, None, None, size.dtype
+    )
+    links = tuple(LayerLink(layer, layer, True, True) for layer in range(size.layers))
+    files = {
+        path.relative_to(root).as_posix(): FileEntry(path.stat().st_size, sha256_of(path))
+        for path in sorted(folder.iterdir())
+    }
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        created_at="2026-01-01T00:00:00+00:00",
+        pair=Pair("tiny", dims, (SharerLink(dims, links, size.layers, "none"),)),
+        limits=Limits(size.max_seq_len, 32),
+        precision=precision,
+        graphs=graphs,
+        engines=(),
+        tokenizers={},
+        alignments={},
+        eos_ids=(),
+        golden=(),
+        tools={},
+        files=files,
+    )
+    (root / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
+    return root
+
+
+def _model_inputs(size: ModelSize) -> list[TensorSpec]:
+    return [
         TensorSpec(names.TOKEN_IDS, "int64", ("batch", "tokens")),
         TensorSpec(names.POSITIONS, "int64", ("batch", "tokens")),
         TensorSpec(names.PAST_LENGTH, "int64", ("batch",)),
-        *_caches(size, names.past, cache),
+        *_caches(size, names.past),
     ]
-    outputs = [
-        TensorSpec(names.LOGITS, "float32", ("batch", size.vocab)),
-        *_caches(size, names.present, cache),
-    ]
-    return _save(path, writer, names.RECEIVER, inputs, outputs)
 
 
-def _caches(size: ModelSize, name: Any, shape: tuple[int | str, ...]) -> list[TensorSpec]:
+def _rotary_tables(writer: _Writer) -> list[str]:
+    size = writer.size
+    inverse = 1e4 ** -(np.arange(0, size.head_dim, 2) / size.head_dim)
+    angles, dtype = np.outer(np.arange(size.max_seq_len), inverse), DTYPES[size.dtype]
+    return [
+        writer.constant("cos", np.cos(angles), dtype),
+        writer.constant("sin", np.sin(angles), dtype),
+    ]
+
+
+def _caches(size: ModelSize, name: Callable[[int, names.Kind], str]) -> list[TensorSpec]:
+    shape = ("batch", size.kv_heads, size.max_seq_len, size.head_dim)
     return [
         TensorSpec(name(layer, kind), size.dtype, shape)
         for layer in range(size.layers)
@@ -191,6 +291,8 @@ def _attention(
         else:
             last = writer.op("ReduceMean", [update, writer.constant("axis_2", [2])])
             present.append(writer.op("Add", [cache, last], output))
+    if changes.get("only_caches"):
+        return x
     if changes.get("attention", True):
         mixed = writer.op("Attention", [parts["q"], *present, mask])
     else:
@@ -259,4 +361,26 @@ def _save(
     relative = f"graphs/tensorrt/{path.name}"
     return GraphSpec(
         role, "tensorrt", relative, tuple(inputs), tuple(outputs), writer.num_parameters
+    )
+
+
+requires_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx is not installed"
+)
+
+
+def request_of(
+    graph: GraphSpec, folder: Path, target: str = "sm89", precision: str = "fp16", **fields: Any
+) -> EngineRequest:
+    """The request for the engine of a graph that lies in ``folder``, with its role's profiles."""
+    limits = Limits(max_seq_len=64, max_prompt_len=32)
+    return EngineRequest(
+        graph=graph,
+        graph_path=str(folder / Path(graph.path).name),
+        engine_path=str(folder / f"{graph.role}.engine"),
+        backend="tensorrt-rtx",
+        target=target,
+        precision=precision,
+        profiles=fields.pop("profiles", profiles_for(graph, limits)),
+        **fields,
     )
