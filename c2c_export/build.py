@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
+from c2c_engines.backend import load_backend
 from c2c_engines.bundle_engines import BuiltEngine, EngineOptions, build_engines
 from c2c_engines.install import with_engines
+from c2c_engines.targets import check_head_dim
 from c2c_export.build_report import BuildReport, GraphReport
 from c2c_export.build_target import CPU, BuildTarget
 from c2c_export.bundle_writer import BundleWriter, write_bundle
@@ -111,6 +113,7 @@ def build_bundle(
                 options.max_batch_size,
             )
         _echo_roles(prepared, stages)
+        _check_engines(prepared, target)
         need = predict_need([source.receiver, *source.sharers], prepared.fusers)
         check_need(need, writer.path, options.max_build_memory_bytes)
         work = _Work(writer, target, prepared.limits.max_seq_len)
@@ -151,6 +154,16 @@ def build_bundle(
         stage_seconds=stages.seconds,
         peak_memory_bytes=peak_memory_bytes(),
     )
+
+
+def _check_engines(prepared: PreparedPair, target: BuildTarget) -> None:
+    """Refuse before anything is traced what engines cannot be built of."""
+    if target.engine_backend is None:
+        return
+    library, pair = load_backend(target.engine_backend), prepared.pair
+    check_head_dim(library, pair.receiver.head_dim, "the Receiver")
+    for number, sharer in enumerate(pair.sharers, start=1):
+        check_head_dim(library, sharer.dims.head_dim, f"Sharer {number}")
 
 
 def _echo_roles(prepared: PreparedPair, stages: Stages) -> None:

@@ -17,6 +17,7 @@ from c2c_runtime.precision import Precision
 CURRENT = "current"
 
 # The oldest compute capability that has a type, in the manifest's words.
+_LEAST_HEAD_DIM, _HEAD_DIM_STEP = 16, 8  # found by building, with TensorRT-RTX 1.7
 _OLDEST_TARGET = {"bf16": 80, "int4": 80, "fp8": 89}
 
 
@@ -81,6 +82,16 @@ def check_bundle_precision(backend: Backend, target: str, precision: Precision) 
         _check_type(target, str(own))
     if precision.activations == "fp32":
         _check_fp32(backend)
+
+
+def check_head_dim(backend: Backend, head_dim: int, whose: str) -> None:
+    """Raise ``UnavailableError`` if there is no fused attention of so many elements a head."""
+    is_known = head_dim >= _LEAST_HEAD_DIM and head_dim % _HEAD_DIM_STEP == 0
+    if backend.dialect == "tensorrt" and not is_known:
+        raise UnavailableError(
+            f"{backend} has no fused attention for heads of {head_dim} elements, which {whose} has",
+            f"multiples of {_HEAD_DIM_STEP} from {_LEAST_HEAD_DIM} on can be built; --backend ort takes any",
+        )
 
 
 def _check_type(target: str, needed: str) -> None:

@@ -68,12 +68,13 @@ def build(paths: dict[str, Path], bundle: Path, **options: Any) -> Path:
     return bundle
 
 
-def text_pair(directory: Path) -> dict[str, Path]:
-    """A pair with tokenizers of two kinds, so that its bundle has every kind of file."""
+def text_pair(directory: Path, *, sharer_hidden: int = 48) -> dict[str, Path]:
+    """A pair with tokenizers of two kinds, so that its bundle has every kind of file. The Sharer's
+    head size is a quarter of ``sharer_hidden``; engines take no 12."""
     paths = tiny_pair(
         directory,
         receiver={"layers": 2, "vocab": 424},
-        sharer={"layers": 2, "vocab": 640},
+        sharer={"layers": 2, "vocab": 640, "hidden": sharer_hidden},
     )
     receiver = deepcopy(byte_level())  # others use it as it is
     receiver.chat_template = TEMPLATE
