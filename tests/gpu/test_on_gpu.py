@@ -55,7 +55,7 @@ def bundle(request, tmp_path_factory):
     target = _target(device, precision)
 
     def make(directory):
-        text_pair(directory / "pair", sharer_hidden=64)
+        text_pair(directory / "pair", hidden=64)
         build(
             pair_paths(directory / "pair"),
             directory / "bundle",

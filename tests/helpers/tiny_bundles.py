@@ -68,13 +68,13 @@ def build(paths: dict[str, Path], bundle: Path, **options: Any) -> Path:
     return bundle
 
 
-def text_pair(directory: Path, *, sharer_hidden: int = 48) -> dict[str, Path]:
+def text_pair(directory: Path, *, hidden: int = 48) -> dict[str, Path]:
     """A pair with tokenizers of two kinds, so that its bundle has every kind of file. The Sharer's
-    head size is a quarter of ``sharer_hidden``; engines take no 12."""
+    head size is a quarter of ``hidden``; engines take no 12, and int4 no 48 inputs."""
     paths = tiny_pair(
         directory,
-        receiver={"layers": 2, "vocab": 424},
-        sharer={"layers": 2, "vocab": 640, "hidden": sharer_hidden},
+        receiver={"layers": 2, "vocab": 424, "hidden": hidden},
+        sharer={"layers": 2, "vocab": 640, "hidden": hidden},
     )
     receiver = deepcopy(byte_level())  # others use it as it is
     receiver.chat_template = TEMPLATE
