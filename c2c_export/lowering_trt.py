@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from c2c_export.lowering_static import StaticCacheStep
+from c2c_export.tracing import RowWriter
 
 OPSET = 24
 
@@ -18,16 +19,20 @@ class TrtCacheStep(StaticCacheStep):
     """TensorScatter, then Attention over the whole capacity."""
 
     @staticmethod
-    def write_rows(past: Tensor, update: Tensor, first_slot: Tensor) -> Tensor:
-        """``past`` with ``update`` [batch, heads, tokens, dim] from slot ``first_slot`` [batch] on."""
-        return torch.onnx.ops.symbolic(
-            "TensorScatter",
-            [past, update, first_slot],
-            attrs={"axis": 2},
-            dtype=past.dtype,
-            shape=past.shape,
-            version=OPSET,
-        )
+    def row_writer(first_slot: Tensor) -> RowWriter:
+        """TensorScatter from slot ``first_slot`` [batch] on."""
+
+        def write(past: Tensor, update: Tensor) -> Tensor:
+            return torch.onnx.ops.symbolic(
+                "TensorScatter",
+                [past, update, first_slot],
+                attrs={"axis": 2},
+                dtype=past.dtype,
+                shape=past.shape,
+                version=OPSET,
+            )
+
+        return write
 
     @staticmethod
     def attention(
