@@ -2,6 +2,7 @@
 
 TensorScatter becomes its KV-cache update (10.15 and newer), which writes in place, and Attention its
 fused attention (10.14 and newer). Grouped heads are Attention's own: keys and values are not repeated.
+The precision of the softmax is the fused kernel's own: TensorRT's parser refuses softmax_precision.
 """
 
 from __future__ import annotations
