@@ -81,12 +81,8 @@ class FuserGraph(nn.Module):
         fused: dict[Target, Tensor] = {}
         for layer in self.modules_by_layer:
             fused |= self._fuse_layer(layer, clean, sections, enabled)
-        return [
-            self.lowering.write_rows(
-                caches[target], fused[target], slots[:1].expand(caches[target].shape[0])
-            )
-            for target in self.targets
-        ]
+        write = self.lowering.row_writer(slots[:1].expand(past[0].shape[0]))
+        return [write(caches[target], fused[target]) for target in self.targets]
 
     def _fuse_layer(
         self,

@@ -12,7 +12,7 @@ from c2c_export import lowering_ort, lowering_scatter, lowering_trt
 from c2c_export.lowering_ort import OrtCacheStep
 from c2c_export.lowering_scatter import ScatterCacheStep
 from c2c_export.lowering_trt import TrtCacheStep
-from c2c_export.tracing import CacheStep
+from c2c_export.tracing import CacheStep, RowWriter
 from c2c_runtime.manifest import Dialect
 from c2c_runtime.precision import Activations, Weights
 
@@ -28,23 +28,23 @@ DTYPES: dict[Activations, torch.dtype] = {
 class Lowering:
     """How a dialect says what tracing captures.
 
-    ``write_rows(past, update, first_slot)`` writes [batch, heads, tokens, dim] into a cache from a
-    slot a row on. ``has_operators``: RMSNormalization and RotaryEmbedding are operators of it.
+    ``row_writer(first_slot)`` writes rows of caches from slot ``first_slot`` [batch] on.
+    ``has_operators``: RMSNormalization and RotaryEmbedding are operators of it.
     """
 
     opset: int
     cache_step: Callable[..., CacheStep]
-    write_rows: Callable[[Tensor, Tensor, Tensor], Tensor]
+    row_writer: Callable[[Tensor], RowWriter]
     has_operators: bool = False
 
 
 LOWERINGS: dict[Dialect, Lowering] = {
-    "ort": Lowering(lowering_ort.OPSET, OrtCacheStep, lowering_ort.scatter_rows),
+    "ort": Lowering(lowering_ort.OPSET, OrtCacheStep, lowering_ort.row_writer),
     "tensorrt": Lowering(
-        lowering_trt.OPSET, TrtCacheStep, TrtCacheStep.write_rows, has_operators=True
+        lowering_trt.OPSET, TrtCacheStep, TrtCacheStep.row_writer, has_operators=True
     ),
     "tensorrt-scatter": Lowering(
-        lowering_scatter.OPSET, ScatterCacheStep, ScatterCacheStep.write_rows
+        lowering_scatter.OPSET, ScatterCacheStep, ScatterCacheStep.row_writer
     ),
 }
 

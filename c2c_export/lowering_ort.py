@@ -11,10 +11,13 @@ not take (it wants multiples of 8): TensorScatter, then Attention over the valid
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
+
+from c2c_export.tracing import RowWriter
 
 OPSET = 24
 DIALECT: Final = "ort"
@@ -171,6 +174,11 @@ def scatter_rows(past: Tensor, update: Tensor, first_slot: Tensor) -> Tensor:
         shape=past.shape,
         version=OPSET,
     )
+
+
+def row_writer(first_slot: Tensor) -> RowWriter:
+    """What writes rows of caches from slot ``first_slot`` [batch] on."""
+    return partial(scatter_rows, first_slot=first_slot)
 
 
 def _flatten_heads(states: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from c2c_export.lowering_static import StaticCacheStep
+from c2c_export.tracing import RowWriter
 
 OPSET = 20
 
@@ -18,22 +19,23 @@ class ScatterCacheStep(StaticCacheStep):
     """ScatterND, then MatMul, Softmax, MatMul over the whole capacity."""
 
     @staticmethod
-    def write_rows(past: Tensor, update: Tensor, first_slot: Tensor) -> Tensor:
-        """``past`` with ``update`` [batch, heads, tokens, dim] from slot ``first_slot`` [batch] on."""
-        batch, num_heads, num_tokens, _ = update.shape
-        slots = first_slot[:, None] + torch.arange(num_tokens)  # [batch, tokens]
-        shape = (batch, num_heads, num_tokens)
-        indices = torch.stack(
-            [
-                torch.arange(batch)[:, None, None].expand(shape),
-                torch.arange(num_heads)[None, :, None].expand(shape),
-                slots[:, None, :].expand(shape),
-            ],
-            dim=-1,
-        )
-        return torch.onnx.ops.symbolic(
-            "ScatterND", [past, indices, update], dtype=past.dtype, shape=past.shape, version=18
-        )
+    def row_writer(first_slot: Tensor) -> RowWriter:
+        """ScatterND from slot ``first_slot`` [batch] on, by indices that all caches share."""
+        indices: dict[int, Tensor] = {}  # by number of heads
+
+        def write(past: Tensor, update: Tensor) -> Tensor:
+            num_heads = update.shape[1]
+            if num_heads not in indices:
+                indices[num_heads] = _indices(first_slot, num_heads, update.shape[2])
+            return torch.onnx.ops.symbolic(
+                "ScatterND",
+                [past, indices[num_heads], update],
+                dtype=past.dtype,
+                shape=past.shape,
+                version=18,
+            )
+
+        return write
 
     @staticmethod
     def attention(
@@ -51,3 +53,12 @@ class ScatterCacheStep(StaticCacheStep):
         weights = torch.where(visible[:, None], scores, lowest).softmax(-1).to(query.dtype)
         weights = weights.reshape(batch, num_kv_heads, group * num_tokens, max_seq_len)
         return (weights @ value).reshape(batch, num_heads, num_tokens, head_dim)
+
+
+def _indices(first_slot: Tensor, num_heads: int, num_tokens: int) -> Tensor:
+    """Row, head and slot of every token: [batch, num_heads, num_tokens, 3]."""
+    shape = (first_slot.shape[0], num_heads, num_tokens)
+    rows = torch.arange(shape[0])[:, None, None]
+    heads = torch.arange(num_heads)[:, None]
+    slots = first_slot[:, None, None] + torch.arange(num_tokens)
+    return torch.stack([axis.expand(shape) for axis in (rows, heads, slots)], dim=-1)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from c2c_export.tracing import RowWriter
+
 
 @dataclass
 class StaticCacheStep(ABC):
@@ -33,10 +35,13 @@ class StaticCacheStep(ABC):
     present: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _visible: dict[int | None, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._write = self.row_writer(self.past_length)
+
     @staticmethod
     @abstractmethod
-    def write_rows(past: Tensor, update: Tensor, first_slot: Tensor) -> Tensor:
-        """``past`` with ``update`` [batch, heads, tokens, dim] from slot ``first_slot`` [batch] on."""
+    def row_writer(first_slot: Tensor) -> RowWriter:
+        """What writes rows of caches from slot ``first_slot`` [batch] on."""
 
     @staticmethod
     @abstractmethod
@@ -64,10 +69,7 @@ class StaticCacheStep(ABC):
         keys after rotary embedding; returns [batch, tokens, heads, head_dim].
         """
         past_key, past_value = self.past[layer]
-        present = (
-            self.write_rows(past_key, key, self.past_length),
-            self.write_rows(past_value, value, self.past_length),
-        )
+        present = (self._write(past_key, key), self._write(past_value, value))
         self.present[layer] = present
         if layer == self.write_only_layer:
             return query.transpose(1, 2)  # nothing reads it: removed with all that follows

@@ -4,6 +4,7 @@ TensorScatter becomes its KV-cache update (10.15 and newer), which writes in pla
 fused attention (10.14 and newer). Grouped heads are Attention's own: keys and values are not repeated.
 What a token does not see is told to Attention as a bias: with a mask of booleans TensorRT-RTX 1.7 finds no
 kernel for prefills of up to 32 tokens (64 for most head sizes), and says "more than one op named ...".
+The precision of the softmax is the fused kernel's own: TensorRT's parser refuses softmax_precision.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from c2c_export.lowering_static import StaticCacheStep
+from c2c_export.tracing import RowWriter
 
 OPSET = 24
 
@@ -20,16 +22,20 @@ class TrtCacheStep(StaticCacheStep):
     """TensorScatter, then Attention over the whole capacity."""
 
     @staticmethod
-    def write_rows(past: Tensor, update: Tensor, first_slot: Tensor) -> Tensor:
-        """``past`` with ``update`` [batch, heads, tokens, dim] from slot ``first_slot`` [batch] on."""
-        return torch.onnx.ops.symbolic(
-            "TensorScatter",
-            [past, update, first_slot],
-            attrs={"axis": 2},
-            dtype=past.dtype,
-            shape=past.shape,
-            version=OPSET,
-        )
+    def row_writer(first_slot: Tensor) -> RowWriter:
+        """TensorScatter from slot ``first_slot`` [batch] on."""
+
+        def write(past: Tensor, update: Tensor) -> Tensor:
+            return torch.onnx.ops.symbolic(
+                "TensorScatter",
+                [past, update, first_slot],
+                attrs={"axis": 2},
+                dtype=past.dtype,
+                shape=past.shape,
+                version=OPSET,
+            )
+
+        return write
 
     @staticmethod
     def attention(

@@ -14,6 +14,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 ATTENTION = "c2c"  # attn_implementation under which the capture is registered
 
 
+class RowWriter(Protocol):
+    """Writes rows of caches, all from the same slots on."""
+
+    def __call__(self, past: Tensor, update: Tensor) -> Tensor:
+        """``past`` with ``update`` [batch, heads, tokens, head_dim] written into it."""
+        ...
+
+
 class CacheStep(Protocol):
     """What a dialect does with one layer's query, key and value."""
 

@@ -1,6 +1,6 @@
 """The TensorRT dialects on ONNX Runtime CPU against what the published reference computed.
 
-Every golden folder in fp32; in fp16, against the same numbers, by cosine.
+Every golden folder in fp32; some in fp16, against the same numbers, by cosine.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ CASES = sorted(
 )
 VARIANTS = [
     *(("tensorrt", "fp32", name) for name in CASES),
-    *(("tensorrt", "fp16", name) for name in CASES),
     *(("tensorrt-scatter", "fp32", name) for name in CASES),
-    ("tensorrt-scatter", "fp16", "qwen3_from_gemma3"),
+    *(("tensorrt", "fp16", name) for name in ("qwen3_from_gemma3", "two_sharers_parallel")),
+    ("tensorrt-scatter", "fp16", "all_in_one"),
 ]
 WRITERS = {"tensorrt": "TensorScatter", "tensorrt-scatter": "ScatterND"}
 

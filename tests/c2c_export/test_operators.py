@@ -44,13 +44,15 @@ def test_a_model_with_operators_computes_the_same(architecture):
 def test_norms_keep_their_scale_in_float32_when_weights_are_converted():
     model = made("gemma3_text")
     scale = 1.0 + model.model.norm.weight.detach().clone()
-    frequencies = model.model.rotary_emb.full_attention_inv_freq.clone()
+    rotary = model.model.rotary_emb
+    frequencies = {name: buffer.clone() for name, buffer in rotary.named_buffers()}
+    assert frequencies
     fuse_norms(model)
     convert_weights(model, torch.float16)
     assert {weight.dtype for weight in model.parameters()} == {torch.float16}
     torch.testing.assert_close(model.model.norm.norm.weight, scale, rtol=0, atol=0)
-    found = model.model.rotary_emb.full_attention_inv_freq
-    torch.testing.assert_close(found, frequencies, rtol=0, atol=0)
+    for name, buffer in rotary.named_buffers():
+        torch.testing.assert_close(buffer, frequencies[name], rtol=0, atol=0)
     x = torch.randn(2, 48).half()
     assert model.model.norm(x).dtype == torch.float16
 
@@ -96,9 +98,14 @@ def test_the_rotary_function_comes_back_even_after_an_error():
     model = made("llama")
     modeling = sys.modules[type(model).__module__]
     original = modeling.apply_rotary_pos_emb
-    with pytest.raises(RuntimeError), fused_rotary(model):
-        assert modeling.apply_rotary_pos_emb is not original
-        raise RuntimeError
+
+    def failing() -> None:
+        with fused_rotary(model):
+            assert modeling.apply_rotary_pos_emb is not original
+            raise RuntimeError("the trace failed")
+
+    with pytest.raises(RuntimeError, match="the trace failed"):
+        failing()
     assert modeling.apply_rotary_pos_emb is original
 
 
