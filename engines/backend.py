@@ -53,6 +53,16 @@ class Backend:
         everything about timing caches does nothing."""
         return self.name == "tensorrt"
 
+    @property
+    def min_max_batch(self) -> int:
+        """Rows that a profile has to allow at least, whatever the bundle's limits say.
+
+        TensorRT-RTX 1.7 gives products of a single row kernels and weights of their own: every fp16
+        weight is in the engine twice, and int8 and fp8 weights are unpacked to scratch memory at every
+        decode step. With a range from one row to two neither happens.
+        """
+        return 2 if self.name == "tensorrt-rtx" else 1
+
     def create_network(self, builder: Any) -> Any:
         """An empty network in which types are what the graph says."""
         # TensorRT 10 and TensorRT-RTX have the flag; where it is gone, every network is strongly typed.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from c2c_engines.backend import Backend, load_backend
-from c2c_engines.checks import Expected, check_network, check_size, expected_of
+from c2c_engines.checks import Expected, check_network, check_size, expected_of, unpacking_warning
 from c2c_engines.inspection import can_inspect, check_inspection, inspect_engine
 from c2c_engines.messages import Messages, message_logger
 from c2c_engines.monitor import OnProgress, PhaseTree, progress_monitor
@@ -69,6 +69,7 @@ def build_engine(
     # A build that never says its weights is measured by its file, which holds them and the kernels.
     weights_bytes = messages.weights_bytes or size_bytes
     check_size(weights_bytes, summary, len(request.profiles), request.graph.role)
+    unpacking = unpacking_warning(summary, request.profiles, messages.activation_bytes)
     _write(Path(request.engine_path), engine)
     del engine
     inspected = _inspect(backend, request, expected)
@@ -86,7 +87,7 @@ def build_engine(
         seconds=time.perf_counter() - started,
         peak_memory_bytes=None,
         inspected=inspected,
-        warnings=tuple(messages.of("warning")),
+        warnings=(*messages.of("warning"), *([unpacking] if unpacking else [])),
     )
 
 

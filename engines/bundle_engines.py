@@ -115,7 +115,10 @@ def _plan(backend: Backend, manifest: Manifest, options: EngineOptions) -> list[
         for graph in graphs:
             check_precision(backend, target, _precision_of(manifest, graph), graph)
             profiles = profiles_for(
-                graph, manifest.limits, max_section_len=_max_section_len(manifest)
+                graph,
+                manifest.limits,
+                max_section_len=_max_section_len(manifest),
+                min_max_batch=backend.min_max_batch,
             )
             check_profiles(graph, profiles)
             jobs.append(_Job(graph, target, folder, profiles))

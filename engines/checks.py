@@ -12,7 +12,7 @@ from c2c_engines.summary import NetworkSummary, ProductWeight
 from c2c_engines.targets import has_caches
 from c2c_runtime import names
 from c2c_runtime.errors import BundleError, Problem, VerificationError
-from c2c_runtime.manifest import GraphSpec
+from c2c_runtime.manifest import GraphSpec, ProfileSpec
 
 _REBUILD = (
     "build the bundle again with `c2c-export build` of this version, and report it if it stays"
@@ -29,6 +29,7 @@ _STORED_AS = {
 }
 _QUANTISED = ("INT8", "INT4", "FP8")
 _MAX_ODD_SHARE = 0.05  # of a model's matrix elements that may be stored in another type
+_SMALL_SCRATCH_BYTES = 64 * 2**20  # what the decode step of a model takes anyway
 _KERNELS_BYTES = 16 * 2**20  # code and tables of an engine, beside its weights
 _MAX_OVER_WEIGHTS = 1.15
 
@@ -109,6 +110,25 @@ def check_size(weights_bytes: int, summary: NetworkSummary, num_profiles: int, w
             f"{(plain + quantised) / 2**20:.1f} MiB: the asked-for precision is not in it",
             "use another --precision, or another version of TensorRT",
         )
+
+
+def unpacking_warning(
+    summary: NetworkSummary, profiles: Sequence[ProfileSpec], activation_bytes: Sequence[int]
+) -> str | None:
+    """What to say of an engine whose decode step has scratch memory for most of its weights unpacked.
+
+    Then int8 or fp8 saves memory in the file only, and a step is slower than in fp16.
+    """
+    stored = summary.weight_elements()
+    unpacked_bytes = 2 * sum(stored.get(kind, 0) for kind in _QUANTISED)
+    for profile, scratch in zip(profiles, activation_bytes, strict=False):
+        is_decode = profile.name == "decode"
+        if is_decode and unpacked_bytes and scratch > _SMALL_SCRATCH_BYTES + unpacked_bytes / 3:
+            return (
+                f"a decode step takes {scratch / 2**20:.0f} MiB of scratch memory: weights seem to be "
+                "unpacked at every step, which is slower than fp16"
+            )
+    return None
 
 
 def _cache_problems(summary: NetworkSummary, expected: Expected) -> Iterator[Problem]:

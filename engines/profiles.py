@@ -21,14 +21,19 @@ _WORDS = ("min", "opt", "max")
 
 
 def profiles_for(
-    graph: GraphSpec, limits: Limits, *, max_section_len: int | None = None
+    graph: GraphSpec,
+    limits: Limits,
+    *,
+    max_section_len: int | None = None,
+    min_max_batch: int = 1,
 ) -> tuple[ProfileSpec, ...]:
     """The profiles of a role's engine. Receiver: decode, prefill; Sharer: prefill; Fuser: fuse.
 
     ``max_section_len``: tokens of the longest section that a Fuser is given in one call, where that
-    is not ``limits.max_prompt_len`` (a Fuser that has to see whole sections).
+    is not ``limits.max_prompt_len`` (a Fuser that has to see whole sections). ``min_max_batch``: rows
+    that profiles allow at least, whatever the limits, see ``Backend.min_max_batch``.
     """
-    batch = (1, 1, limits.max_batch_size)
+    batch = (1, 1, max(limits.max_batch_size, min_max_batch))
     if graph.role == names.FUSER:
         return (_profile("fuse", graph, batch, max_section_len or limits.max_prompt_len),)
     prefill = _profile("prefill", graph, batch, limits.max_prompt_len)

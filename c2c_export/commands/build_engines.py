@@ -76,6 +76,9 @@ def command(
         click.echo(json.dumps({"bundle": str(bundle), "engines": engines}))
     else:
         console.print(engine_table(built))
+        for one in built:
+            for warning in one.report.warnings:
+                console.print(f"{one.report.role} for {one.report.target}: {warning}", markup=False)
         click.echo(f"{bundle}")
 
 

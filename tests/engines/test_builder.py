@@ -15,6 +15,7 @@ from engine_graphs import (
 )
 
 from c2c_engines import builder
+from c2c_engines.backend import load_backend
 from c2c_engines.builder import build_engine
 from c2c_engines.profiles import profiles_for
 from c2c_runtime.errors import BundleError, InputError, UnavailableError
@@ -93,6 +94,28 @@ def test_engine_sizes_show_the_precision_of_the_weights(tmp_path):
     assert body["int8"] / body["fp16"] == pytest.approx(0.5, abs=0.08)
     assert body["fp8"] / body["fp16"] == pytest.approx(0.5, abs=0.08)
     assert body["int4"] / body["fp16"] == pytest.approx(0.28, abs=0.08)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+def test_a_range_of_rows_keeps_weights_once_and_packed(tmp_path, precision):
+    """What ``Backend.min_max_batch`` says of TensorRT-RTX. If this fails, it may no longer be needed."""
+    weights = None if precision == "fp16" else precision
+    size = ModelSize(hidden=1024, heads=8, head_dim=128, intermediate=2048, weights=weights)
+    request = receiver(tmp_path, precision=precision, size=size)
+    profiles = profiles_for(
+        request.graph,
+        Limits(max_seq_len=64, max_prompt_len=32),
+        min_max_batch=load_backend("tensorrt-rtx").min_max_batch,
+    )
+    narrow, wide = build_engine(request), build_engine(replace(request, profiles=profiles))
+    stored = sum(wide.network.constant_bytes.values())
+    assert wide.weights_bytes < 1.1 * stored
+    if precision == "fp16":
+        assert narrow.weights_bytes > 1.7 * stored
+    else:
+        unpacked_bytes = 2 * wide.network.weight_elements()[precision.upper()]
+        assert narrow.activation_bytes[0] > unpacked_bytes
+        assert wide.activation_bytes[0] < 0.8 * unpacked_bytes
 
 
 def test_progress_goes_from_0_to_1_and_never_back(tmp_path):

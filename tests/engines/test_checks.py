@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from c2c_engines.checks import check_network, check_size, expected_of
+from c2c_engines.checks import check_network, check_size, expected_of, unpacking_warning
 from c2c_engines.inspection import Inspection, check_inspection
 from c2c_engines.summary import Attention, KVUpdate, NetworkSummary, ProductWeight
 from c2c_runtime.errors import BundleError, VerificationError
-from c2c_runtime.manifest import GraphSpec, TensorSpec
+from c2c_runtime.manifest import GraphSpec, ProfileSpec, TensorSpec
 
 NUM_LAYERS = 3
 MIB = 2**20
@@ -113,6 +113,20 @@ def test_unpacked_weights_show_in_the_size():
         check_size(4 * 512 * MIB + 64 * MIB, packed, 2, "receiver")
     assert "2112.0 MiB" in refusal.value.cause
     assert "576.0 MiB" in refusal.value.cause
+
+
+def test_weights_that_are_unpacked_at_every_step_are_warned_of():
+    """Figures of a model of 135 million parameters in int8, built with and without."""
+    body = (ProductWeight("mlp", "INT8", (106_000, 1000)),)
+    profiles = (ProfileSpec("decode", {}), ProfileSpec("prefill", {}))
+    network = summary(product_weights=body)
+    warning = unpacking_warning(network, profiles, (199_300_000, 24_400_000))
+    assert warning is not None
+    assert "190 MiB of scratch" in warning
+    assert unpacking_warning(network, profiles, (24_600_000, 199_300_000)) is None
+    assert unpacking_warning(network, profiles, ()) is None
+    plain = summary(product_weights=(ProductWeight("mlp", "HALF", (106_000, 1000)),))
+    assert unpacking_warning(plain, profiles, (199_300_000, 24_400_000)) is None
 
 
 def test_a_layout_a_profile_of_plain_weights_is_no_surprise():

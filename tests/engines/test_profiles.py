@@ -45,6 +45,16 @@ def test_a_receiver_has_a_profile_for_one_token_and_one_for_prompts():
     assert "fixed" not in decode.shapes
 
 
+def test_a_backend_may_need_more_rows_than_the_limits_allow():
+    single = replace(LIMITS, max_batch_size=1)
+    decode, prefill = profiles_for(graph(), single)
+    assert decode.shapes["token_ids"] == ((1, 1), (1, 1), (1, 1))
+    decode, prefill = profiles_for(graph(), single, min_max_batch=2)
+    assert decode.shapes["token_ids"] == ((1, 1), (1, 1), (2, 1))
+    assert prefill.shapes["token_ids"][2] == (2, 1024)
+    assert profiles_for(graph(), LIMITS, min_max_batch=2) == profiles_for(graph(), LIMITS)
+
+
 def test_a_sharer_has_prefill_alone_and_a_short_prompt_is_its_own_optimum():
     (prefill,) = profiles_for(graph("sharer2"), replace(LIMITS, max_prompt_len=16))
     assert prefill.name == "prefill"
