@@ -21,7 +21,7 @@ from c2c_engines.monitor import OnProgress
 from c2c_engines.process import build_engine_apart
 from c2c_engines.profiles import check_profiles, profiles_for
 from c2c_engines.request import EngineReport, EngineRequest
-from c2c_engines.targets import check_precision, resolve_targets
+from c2c_engines.targets import check_head_dim, check_precision, has_caches, resolve_targets
 from c2c_runtime.errors import BundleError, UnavailableError
 from c2c_runtime.machine import platform_name
 from c2c_runtime.manifest import EngineBackend, EngineSpec, GraphSpec, Manifest, ProfileSpec
@@ -113,6 +113,7 @@ def _plan(backend: Backend, manifest: Manifest, options: EngineOptions) -> list[
     for target in resolve_targets(backend, options.targets):
         folder = f"{backend.name}-{backend.version}-{target}"
         for graph in graphs:
+            _check_heads(backend, graph)
             check_precision(backend, target, _precision_of(manifest, graph), graph)
             profiles = profiles_for(
                 graph,
@@ -123,6 +124,13 @@ def _plan(backend: Backend, manifest: Manifest, options: EngineOptions) -> list[
             check_profiles(graph, profiles)
             jobs.append(_Job(graph, target, folder, profiles))
     return jobs
+
+
+def _check_heads(backend: Backend, graph: GraphSpec) -> None:
+    for tensor in graph.inputs:
+        head_dim = tensor.shape[-1]
+        if has_caches(graph) and tensor.name.startswith("past.") and isinstance(head_dim, int):
+            check_head_dim(backend, head_dim, f"the {graph.role}")
 
 
 def _precision_of(manifest: Manifest, graph: GraphSpec) -> str:

@@ -27,6 +27,7 @@ _STORED_AS = {
     "int4": "INT4",
     "fp8": "FP8",
 }
+_INT4_BLOCK = 32
 _QUANTISED = ("INT8", "INT4", "FP8")
 _MAX_ODD_SHARE = 0.05  # of a model's matrix elements that may be stored in another type
 _SMALL_SCRATCH_BYTES = 64 * 2**20  # what the decode step of a model takes anyway
@@ -174,7 +175,14 @@ def _attention_problems(summary: NetworkSummary, expected: Expected) -> Iterator
 
 def _weight_problems(summary: NetworkSummary, expected: Expected) -> Iterator[Problem]:
     asked = expected.stored_as
-    if asked is None:
+    if asked == "INT4":
+        # A matrix whose inputs fill no whole blocks is stored in eight bits.
+        odd = [
+            weight
+            for weight in summary.product_weights
+            if weight.dtype != asked and not _fills_no_block(weight)
+        ]
+    elif asked is None:
         odd = [weight for weight in summary.product_weights if weight.dtype == "FLOAT"]
     else:
         odd = [weight for weight in summary.product_weights if weight.dtype != asked]
@@ -192,6 +200,10 @@ def _weight_problems(summary: NetworkSummary, expected: Expected) -> Iterator[Pr
             f"({wrong / total:.0%} of all), as {worst.layer}: {worst.dtype} {list(worst.shape)}",
             _REBUILD,
         )
+
+
+def _fills_no_block(weight: ProductWeight) -> bool:
+    return weight.dtype == "INT8" and weight.shape[-2] % _INT4_BLOCK != 0
 
 
 def _is_head(weight: ProductWeight, vocab_size: int | None) -> bool:

@@ -302,4 +302,4 @@ def test_a_backend_that_is_not_installed_is_exit_5(bundle, cli, monkeypatch, nam
     monkeypatch.setitem(sys.modules, name.replace("-", "_"), None)
     called = cli("build-engines", bundle, "--backend", name, "--target", "sm89")
     assert called.code == 5
-    assert f'pip install "c2c-export[{name}]"' in called.err
+    assert f"pip install 'c2c-export[{name}]'" in called.err

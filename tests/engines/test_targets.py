@@ -10,7 +10,7 @@ from engine_graphs import DTYPES
 
 from c2c_engines import targets
 from c2c_engines.backend import Backend, load_backend
-from c2c_engines.targets import check_precision, host_platform, parse_target, resolve_targets
+from c2c_engines.targets import check_precision, parse_target, resolve_targets
 from c2c_runtime.errors import UnavailableError, UsageError
 from c2c_runtime.manifest import GraphSpec, TensorSpec
 
@@ -133,12 +133,6 @@ def test_the_dialect_follows_what_the_library_can():
     assert classic("10.3").dialect == "tensorrt-scatter"
 
 
-def test_the_platform_names_system_and_processor():
-    system, _, processor = host_platform().partition("-")
-    assert system in {"linux", "windows", "darwin"}
-    assert processor
-
-
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
 def test_a_backend_that_is_not_installed_names_the_command(monkeypatch, name):
     def missing(module):
@@ -147,7 +141,7 @@ def test_a_backend_that_is_not_installed_names_the_command(monkeypatch, name):
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UnavailableError, match="not installed here") as refusal:
         load_backend(name)
-    assert f'pip install "c2c-export[{name}]"' in refusal.value.remedy
+    assert f"pip install 'c2c-export[{name}]'" in refusal.value.remedy
 
 
 def test_a_backend_that_does_not_load_or_is_too_old_is_refused(monkeypatch):
