@@ -35,4 +35,7 @@ class BuildReport:
 
     def as_json(self) -> dict[str, Any]:
         """As plain types."""
-        return asdict(self) | {"bundle": str(self.bundle)}
+        return asdict(self) | {
+            "bundle": str(self.bundle),
+            "engines": [engine.as_json() for engine in self.engines],
+        }

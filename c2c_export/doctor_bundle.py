@@ -142,7 +142,8 @@ def _advice_on_engines(
             Problem(
                 f"{backend} {version} builds engines from graphs of the dialect "
                 f"{' or '.join(wanted)}; the bundle has {', '.join(sorted(there))}",
-                f"compile it again with --dialect {wanted[0]} --no-engines, and copy it here",
+                f"compile it again with --backend {backend} --dialect {wanted[0]} --no-engines, and copy it "
+                "here",
             ),
         )
     return (Problem(cause, build_engines_command(path, backend, gpu.capability)),)

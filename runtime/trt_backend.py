@@ -41,6 +41,7 @@ class TensorRTBackend:
         self._logger = make_logger(self._trt)
         self._runtime = self._trt.Runtime(self._logger)
         self._bound: weakref.WeakSet[BoundEngine] = weakref.WeakSet()
+        self._apart: weakref.WeakValueDictionary[int, CudaBuffer] = weakref.WeakValueDictionary()
         self.cuda = Cuda(device)
         self.memory = CudaMemory(self.cuda)
 
@@ -73,6 +74,15 @@ class TensorRTBackend:
         """Close ``bound`` when this backend closes."""
         self._bound.add(bound)
         return bound
+
+    def buffer_apart(self, cache: CudaBuffer) -> CudaBuffer:
+        """Memory for what an engine that cannot write in place makes of ``cache``. One for all graphs
+        that write it: they belong to one conversation and run one after the other."""
+        found = self._apart.get(cache.pointer)
+        if found is None:
+            found = self.memory.allocate(cache.shape, cache.dtype)
+            self._apart[cache.pointer] = found
+        return found
 
     def create_context(self, engine: Any, *, is_fixed: bool) -> Any:
         """An execution context whose scratch memory follows the profile in use."""
@@ -228,7 +238,7 @@ class BoundEngine:
         elif is_in_place:
             self._set_address(name, value.pointer)
         else:
-            apart = self._backend.memory.allocate(value.shape, value.dtype)
+            apart = self._backend.buffer_apart(value)
             self._copies_back.append((apart, value))
             self._set_address(name, apart.pointer)
 

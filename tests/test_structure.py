@@ -31,7 +31,7 @@ ALLOWED_AT_TOP = {
 }
 ALLOWED_IN_FUNCTIONS = {
     "c2c_runtime": {"cuda", "tensorrt", "tensorrt_rtx"},
-    "c2c_engines": {"onnx", "polygraphy", "tensorrt", "tensorrt_rtx", "onnxruntime", "cuda"},
+    "c2c_engines": {"onnx", "tensorrt", "tensorrt_rtx", "onnxruntime", "cuda"},
 }
 COMPILER_ONLY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript")
 

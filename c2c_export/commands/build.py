@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from c2c_export.build_target import BACKENDS, ENGINE_DIALECTS, build_target
+from c2c_export.commands.build_engines import print_engines
 from c2c_export.progress import Stages
 from c2c_runtime.errors import UsageError
 
@@ -147,6 +148,8 @@ def command(
         click.echo(json.dumps(report.as_json()))
     else:
         console.print(_report_table(report))
+        if report.engines:
+            print_engines(console, report.engines)
         click.echo(f"{report.bundle}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from c2c_engines.bundle_engines import BuiltEngine
     from c2c_engines.monitor import OnProgress
+    from c2c_engines.request import EngineReport
 
 
 @click.command(
@@ -75,10 +75,7 @@ def command(
         engines = [asdict(one.spec) | {"report": one.report.as_json()} for one in built]
         click.echo(json.dumps({"bundle": str(bundle), "engines": engines}))
     else:
-        console.print(engine_table(built))
-        for one in built:
-            for warning in one.report.warnings:
-                console.print(f"{one.report.role} for {one.report.target}: {warning}", markup=False)
+        print_engines(console, [one.report for one in built])
         click.echo(f"{bundle}")
 
 
@@ -102,11 +99,10 @@ def engine_progress(console: Console) -> Iterator[OnProgress]:
         yield lambda fraction, phase: progress.update(task, completed=fraction, description=phase)
 
 
-def engine_table(built: tuple[BuiltEngine, ...]) -> Table:
-    """What was built, a line an engine."""
+def print_engines(console: Console, reports: Sequence[EngineReport]) -> None:
+    """What was built, a line an engine, and what TensorRT or the checks warn of."""
     table = Table("engine", "target", "MiB", "KV updates", "attentions", "scratch MiB", "s", "GiB")
-    for engine in built:
-        report = engine.report
+    for report in reports:
         peak = report.peak_memory_bytes
         table.add_row(
             report.role,
@@ -118,9 +114,12 @@ def engine_table(built: tuple[BuiltEngine, ...]) -> Table:
             f"{report.seconds:.1f}",
             f"{peak / 2**30:.1f}" if peak else "?",
         )
-    if not all(engine.report.inspected for engine in built):
+    if not all(report.inspected for report in reports):
         table.caption = "networks checked; engines not loaded: their GPU is not here"
-    return table
+    console.print(table)
+    for report in reports:
+        for warning in report.warnings:
+            console.print(f"{report.role} for {report.target}: {warning}", markup=False)
 
 
 def _bytes(gib: float | None) -> int | None:

@@ -19,6 +19,7 @@ from c2c_runtime.errors import CapacityError, UsageError
 from c2c_runtime.generation import GenerationOptions
 from c2c_runtime.machine import detect_machine
 from c2c_runtime.ort_cuda_backend import PROVIDER
+from c2c_runtime.precision import parse_precision
 from c2c_runtime.trt_backend import TensorRTBackend
 from c2c_runtime.verification import verify
 
@@ -35,7 +36,7 @@ def _target(device: str, precision: str) -> BuildTarget:
         ort = pytest.importorskip("onnxruntime")
         if PROVIDER not in ort.get_available_providers():
             pytest.skip(f"the installed onnxruntime has no {PROVIDER}")
-        return BuildTarget("ort", ("cuda",), "tensorrt", precision)
+        return BuildTarget("ort", ("cuda",), "tensorrt", parse_precision(precision))
     from c2c_export.build_target import build_target
     from c2c_runtime.errors import UnavailableError
 

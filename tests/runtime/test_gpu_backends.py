@@ -19,6 +19,7 @@ from c2c_runtime.batch import answer_batch
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.errors import BundleError, CapacityError, UnavailableError, UsageError
 from c2c_runtime.generation import GenerationOptions
+from c2c_runtime.precision import FP32
 from c2c_runtime.sampling import Sampler, SamplingOptions
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -251,7 +252,7 @@ def gpu_bundle(tmp_path, tmp_path_factory):
             directory / "bundle",
             max_seq_len=64,
             max_prompt_len=16,
-            target=BuildTarget("tensorrt-rtx", (), "tensorrt", "fp32"),
+            target=BuildTarget("tensorrt-rtx", (), "tensorrt", FP32),
         )
 
     source = made_once(tmp_path_factory, "text_tensorrt", make) / "bundle"
