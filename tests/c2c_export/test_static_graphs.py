@@ -32,7 +32,11 @@ MODELS = {
     "mistral": {"layers": 2},
     "qwen2": {"layers": 2},
     "qwen3": {"layers": 2, "head_dim": 24},
-    "gemma3_text": {"layers": 7, "tie_word_embeddings": True},
+    "gemma3_text": {
+        "layers": 3,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "tie_word_embeddings": True,
+    },
     "phi3": {
         "layers": 2,
         "rope_parameters": {
@@ -268,7 +272,7 @@ def test_tensorrt_reads_the_graph(graph):
     ("dialect", "precision"), [("tensorrt", "fp32"), ("tensorrt-scatter", "fp16")]
 )
 def test_a_sharer_holds_nothing_past_its_cut(tmp_path, dialect, precision):
-    source = resolve_model(str(tiny_model(tmp_path / "m", "gemma3_text", layers=7)))
+    source = resolve_model(str(tiny_model(tmp_path / "m", "gemma3_text", **MODELS["gemma3_text"])))
     dims = model_dims(read_config(source), source)
     options = GraphOptions(dialect, precision, CAPACITY)
     spec = export_sharer(load_model(source, "c2c"), dims, 2, "sharer1", tmp_path / "g", options)
