@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from c2c_runtime import names
-from c2c_runtime.alignment import UNFUSED, Section, check_ids
+from c2c_runtime.alignment import UNFUSED, Section
 from c2c_runtime.backend import BoundGraph
 from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.errors import UsageError
 from c2c_runtime.kv_cache import KVCache, allocate_cache, cache_bindings
 from c2c_runtime.logits import Logits
+from c2c_runtime.section_rules import SectionRules
 
 if TYPE_CHECKING:
     from c2c_runtime.session import Session
@@ -56,7 +57,7 @@ class Conversation:
         pair = bundle.manifest.pair
         self._pair = pair
         self._max_prompt_len = bundle.manifest.limits.max_prompt_len
-        self._vocab_sizes = [pair.receiver.vocab_size, *(s.dims.vocab_size for s in pair.sharers)]
+        self._rules = SectionRules(pair)
         self.receiver = receiver or allocate_cache(bundle.receiver_caches, memory)
         self.sharers = (
             [
@@ -115,7 +116,7 @@ class Conversation:
         section = Section.of(receiver_ids, sharer_ids, sharers)
         if span is not None:
             section = Section(section.receiver_ids, section.sharer_ids, sharers, span)
-        self._check_section(section)
+        self._rules.check_section(section)
         adopted = self._can_adopt(section)
         if not adopted:
             self.receiver.require(len(receiver_ids))
@@ -158,7 +159,7 @@ class Conversation:
         """
         if not ids:
             raise UsageError("there is nothing to decode from", "give at least one token")
-        self._check_ids(0, ids)
+        self._rules.check_ids(0, ids)
         self.receiver.require(len(ids))
         with self._all_or_nothing():
             if len(ids) == 1:
@@ -172,7 +173,7 @@ class Conversation:
     def require(self, sections: Sequence[Section]) -> None:
         """Raise ``UsageError`` unless a prompt of these sections makes sense, and ``CapacityError``
         unless it fits into every cache."""
-        self._check_prompt(sections)
+        self._rules.check_prompt(sections)
         self.receiver.require(sum(len(section.receiver_ids) for section in sections), after=0)
         for index, cache in enumerate(self.sharers):
             read = sum(len(s.sharer_ids[index]) for s in sections[:-1])
@@ -330,58 +331,6 @@ class Conversation:
                     inputs[names.sharer_cache(number, layer, kind)] = buffer
             self._bound_fuser = self._session.graph(names.FUSER).bind(inputs, outputs)
         return self._bound_fuser
-
-    def _check_prompt(self, sections: Sequence[Section]) -> None:
-        if not sections or not sections[-1].receiver_ids:
-            raise UsageError(
-                "the prompt's last section has no tokens, so there is nothing to answer from",
-                "give at least one token",
-            )
-        for section in sections[:-1]:
-            self._check_section(section)
-        self._check_ids(0, sections[-1].receiver_ids)
-
-    def _check_section(self, section: Section) -> None:
-        num_sharers = len(self.sharers)
-        receiver_ids, sharer_ids, mask = section.receiver_ids, section.sharer_ids, section.mask
-        if len(sharer_ids) != num_sharers:
-            raise UsageError(
-                f"a section came with ids for {len(sharer_ids)} Sharers; the pair has {num_sharers}",
-                "give one sequence of ids a Sharer",
-            )
-        longest = max(len(receiver_ids), *map(len, sharer_ids))
-        if section.span < longest:
-            raise UsageError(
-                f"a section of {longest} tokens cannot span {section.span} positions",
-                "leave span out, or give at least the longest length",
-            )
-        if mask != UNFUSED and not 0 < mask < 2**num_sharers:
-            raise UsageError(
-                f"the Sharer mask {mask} is none for a pair of {num_sharers}",
-                f"use -1 (not fused) or a bitmask from 1 to {2**num_sharers - 1}",
-            )
-        for index, ids in enumerate([receiver_ids, *sharer_ids]):
-            self._check_ids(index, ids)
-        for number, ids in enumerate(sharer_ids, start=1):
-            fused = mask != UNFUSED and mask >> (number - 1) & 1
-            if fused and len(ids) != len(receiver_ids):
-                raise UsageError(
-                    f"a fused section has {len(receiver_ids)} Receiver tokens but {len(ids)} tokens "
-                    f"for Sharer {number}",
-                    "fused sections map token by token: give as many",
-                )
-            max_len = self._pair.sharers[number - 1].max_fused_len
-            # Also for a Sharer that is left out: the Fuser graph computes it all the same.
-            if mask != UNFUSED and max_len is not None and len(receiver_ids) > max_len:
-                raise UsageError(
-                    f"a fused section has {len(receiver_ids)} tokens; the Fuser of Sharer {number} has weights "
-                    f"for {max_len}",
-                    "cut the prompt into shorter sections",
-                )
-
-    def _check_ids(self, index: int, ids: Sequence[int]) -> None:
-        """``index`` 0 is the Receiver, n is Sharer n."""
-        check_ids(ids, self._vocab_sizes[index], f"Sharer {index}" if index else "Receiver")
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
