@@ -35,7 +35,7 @@ def add_engines(
     bundle.check_hashes()
     root = bundle.root.resolve()
     with _locked(root):
-        _remove_unlisted(root)  # what a killed build left
+        _remove_unlisted(root)  # a killed build's leavings, before this one needs their space
         try:
             built = build_engines(root, bundle.manifest, options, on_progress)
             engines = [engine.spec for engine in built]

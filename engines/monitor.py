@@ -76,7 +76,7 @@ class PhaseTree:
 
     def _report(self, name: str) -> None:
         fraction = self._fraction()
-        if fraction >= self._best + _LEAST_GAIN:
+        if self.failure is None and fraction >= self._best + _LEAST_GAIN:
             self._best = fraction
             try:
                 self._on_progress(fraction, name)

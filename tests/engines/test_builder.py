@@ -53,6 +53,7 @@ def test_a_receiver_is_built_for_targets_that_are_not_here(tmp_path, target, pre
     assert not any(attention.may_decompose for attention in report.network.attentions)
     assert report.network.num_rotary == 2 * size.layers
     assert report.network.cache_casts == ()
+    assert report.warnings == ()
     assert len(report.activation_bytes) == 2  # one a profile
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "receiver.engine",

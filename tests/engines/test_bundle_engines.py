@@ -82,6 +82,8 @@ def test_every_role_gets_an_engine_for_every_target(plain, tmp_path):
     assert (receiver.backend, receiver.backend_version) == (RTX, version)
     assert (receiver.precision, receiver.platform) == ("fp16", f"linux-{os.uname().machine}")
     assert [profile.name for profile in receiver.profiles] == ["decode", "prefill"]
+    # More rows than the limits allow, see Backend.min_max_batch.
+    assert [profile.shapes["past_length"][2] for profile in receiver.profiles] == [(2,), (2,)]
     assert manifest.tools[RTX] == version
     assert manifest.graphs == read_manifest(plain).graphs
     fractions = [fraction for fraction, _ in said]
@@ -124,6 +126,15 @@ def test_a_failure_leaves_the_bundle_as_it_was(bundle):
     with pytest.raises(UnavailableError, match="more than the 64 MiB"):
         add_engines(bundle, EngineOptions(RTX, ("sm89",), max_memory_bytes=64 * 2**20))
     assert contents(bundle) == before
+
+
+def test_a_failure_before_there_is_a_manifest_leaves_no_folder(plain, tmp_path):
+    root = Path(shutil.copytree(plain, tmp_path / "pair.bundle"))
+    before = sorted(root.rglob("*"))
+    options = EngineOptions(RTX, ("sm89",), max_memory_bytes=64 * 2**20)
+    with pytest.raises(UnavailableError, match="more than the 64 MiB"):
+        build_engines(root, read_manifest(root), options)
+    assert sorted(root.rglob("*")) == before
 
 
 def test_a_target_that_cannot_be_is_refused_before_anything_is_built(bundle):
@@ -223,11 +234,13 @@ def interrupted(root, how):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     for line in process.stderr:
         if line.startswith("building receiver for sm89"):
             children = psutil.Process(process.pid).children()
-            process.send_signal(how)
+            # As a terminal does: to the whole group of processes.
+            os.killpg(process.pid, how)
             break
     else:
         pytest.fail("the Receiver's turn never came")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from c2c_engines.monitor import PhaseTree
+from types import SimpleNamespace
+
+from c2c_engines.monitor import PhaseTree, progress_monitor
 
 
 def play(*events):
@@ -73,6 +75,15 @@ def test_what_the_listener_raises_is_kept_for_the_end():
         raise KeyboardInterrupt
 
     tree = PhaseTree(interrupt)
-    tree.start("Computing profile costs", None, 2)
-    tree.step("Computing profile costs", 0)
+    monitor = progress_monitor(SimpleNamespace(IProgressMonitor=object), tree)
+    monitor.phase_start("Computing profile costs", None, 2)
+    asked_to_stop = not monitor.step_complete("Computing profile costs", 0)
+    assert asked_to_stop
     assert isinstance(tree.failure, KeyboardInterrupt)
+
+
+def test_a_build_that_nobody_stops_goes_on():
+    tree = PhaseTree(lambda fraction, phase: None)
+    monitor = progress_monitor(SimpleNamespace(IProgressMonitor=object), tree)
+    monitor.phase_start("Computing profile costs", None, 2)
+    assert monitor.step_complete("Computing profile costs", 0) is True

@@ -62,8 +62,12 @@ def test_the_peak_is_the_child_s_and_not_its_parent_s(request_):
 
 
 def test_a_build_above_the_ceiling_is_ended(request_):
+    said = []
     with pytest.raises(UnavailableError, match="more than the 64 MiB it may take") as refusal:
-        build_engine_apart(request_, max_memory_bytes=64 * 2**20)
+        build_engine_apart(
+            request_, lambda fraction, _: said.append(fraction), max_memory_bytes=64 * 2**20
+        )
+    assert 1.0 not in said  # it did not go on to the end
     assert "--max-build-memory" in refusal.value.remedy
     assert files(request_) == []
     assert workers() == []
@@ -140,6 +144,20 @@ def worker():
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_what_is_printed_does_not_get_between_the_lines():
+    """By Python or by a library that writes to the descriptor."""
+    code = (
+        "import os; from c2c_engines import worker; answers = worker._claim_stdout();"
+        "print('noise'); os.write(1, b'raw noise'); worker._tell(answers, {'progress': [1, '']})"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert json.loads(result.stdout) == {"progress": [1, ""]}
+    assert "raw noise" in result.stderr
+    assert "noise\n" in result.stderr
 
 
 def test_stdout_of_the_worker_is_lines_of_json_only(request_):
