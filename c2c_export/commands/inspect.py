@@ -30,6 +30,8 @@ def command(bundle: Path, as_json: bool) -> None:
     console = Console()
     console.print(_overview(manifest))
     console.print(_graphs(manifest))
+    if manifest.engines:
+        console.print(_engines(manifest))
     for number, sharer in enumerate(manifest.pair.sharers, start=1):
         table = Table(
             "Receiver layer", "Sharer layer", "key gate", "value gate", title=f"Sharer {number}"
@@ -88,6 +90,20 @@ def _graphs(manifest: Manifest) -> Table:
             str(len(graph.inputs)),
             str(len(graph.outputs)),
             f"{weights.size_bytes / 2**20:.1f}" if weights else "0",
+        )
+    return table
+
+
+def _engines(manifest: Manifest) -> Table:
+    table = Table("engine", "backend", "target", "platform", "profiles", "MiB", title="Engines")
+    for engine in manifest.engines:
+        table.add_row(
+            engine.role,
+            f"{engine.backend} {engine.backend_version}",
+            engine.target,
+            engine.platform,
+            ", ".join(profile.name for profile in engine.profiles),
+            f"{manifest.files[engine.path].size_bytes / 2**20:.1f}",
         )
     return table
 
