@@ -114,7 +114,8 @@ def build_bundle(
             )
         _echo_roles(prepared, stages)
         _check_engines(prepared, target)
-        need = predict_need([source.receiver, *source.sharers], prepared.fusers)
+        num_targets = len(target.targets) if target.engine_backend else 0
+        need = predict_need([source.receiver, *source.sharers], prepared.fusers, num_targets)
         check_need(need, writer.path, options.max_build_memory_bytes)
         work = _Work(writer, target, prepared.limits.max_seq_len)
         with stages.stage("write tokenizers and alignment"):

@@ -288,6 +288,9 @@ class BoundEngine:
         )
 
     def _fits(self, name: str, shape: tuple[int, ...], profile: int) -> bool:
+        fixed = tuple(self._engine.get_tensor_shape(name))
+        if -1 not in fixed:  # profiles say nothing of such an input
+            return shape == fixed
         least, _, most = self._engine.get_tensor_profile_shape(name, profile)
         return all(a <= size <= b for a, size, b in zip(least, shape, most, strict=True))
 

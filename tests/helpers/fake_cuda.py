@@ -211,6 +211,9 @@ class _FakeEngine:
     def get_tensor_mode(self, name):
         return "input" if name in self.inputs else "output"
 
+    def get_tensor_shape(self, name):
+        return [size if isinstance(size, int) else -1 for size in self.inputs[name].shape]
+
     def get_aliased_input_tensor(self, name):
         aliases = self.is_in_place and name.startswith("present.")
         return name.replace("present", "past") if aliases else None
