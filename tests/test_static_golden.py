@@ -13,15 +13,19 @@ import onnx
 import pytest
 from paths import GOLDEN
 from safetensors.numpy import load_file
-from static_bundles import StaticSession, static_bundle
 from static_graphs import cosine
 from tiny_bundles import made_once
 from trt_networks import parsed_layers
 
+from c2c_export.build import BuildOptions, build_bundle
+from c2c_export.build_target import BuildTarget
 from c2c_export.graph_options import GraphOptions
 from c2c_export.pair import explicit_pair
-from c2c_runtime import names
+from c2c_export.progress import Stages
+from c2c_runtime import Session, names
+from c2c_runtime.bundle import Bundle
 from c2c_runtime.manifest import MANIFEST
+from c2c_runtime.precision import parse_precision
 from c2c_runtime.verification import verify
 
 CAPACITY = 96
@@ -48,7 +52,7 @@ class Golden:
         self.case = json.loads((GOLDEN / name / "case.json").read_text())
         self.expected = load_file(GOLDEN / name / "expected.safetensors")
         self.manifest = MANIFEST.validate_json((directory / "manifest.json").read_bytes())
-        self.session = StaticSession(directory, self.manifest)
+        self.session = Session(Bundle.open(directory))
 
     def close(self, actual: np.ndarray, wanted: np.ndarray, name: str) -> None:
         if self.options.precision == "fp32":
@@ -78,11 +82,12 @@ def golden(request, tmp_path_factory):
             [folder / sharer.replace("sharer", "fuser") for sharer in sharers],
             multi_sharer=json.loads((folder / "case.json").read_text())["multi_sharer_mode"],
         )
-        manifest = static_bundle(source, directory, options)
-        (directory / "manifest.json").write_bytes(MANIFEST.dump_json(manifest))
+        target = BuildTarget("tensorrt", (), dialect, parse_precision(precision))
+        build_options = BuildOptions(target=target, max_seq_len=CAPACITY)
+        build_bundle(source, directory / "bundle", build_options, Stages())
 
     path = made_once(tmp_path_factory, f"golden_{dialect}_{precision}_{name}", make)
-    return Golden(path, options, name)
+    return Golden(path / "bundle", options, name)
 
 
 def test_every_cache_and_logit_equals_the_reference(golden):
@@ -124,10 +129,10 @@ def test_verification_passes_and_says_by_what(golden):
 
 def test_the_fuser_writes_its_caches_in_place(golden):
     """Gathered, and written: nothing else reads a cache that the Fuser changes."""
-    spec = golden.session.bundle.graph(names.FUSER)
-    if spec is None:
+    if not golden.session.bundle.has_graph(names.FUSER):
         assert not any(gate for link in golden.manifest.pair.sharers for gate in link.gates)
         return
+    spec = golden.session.bundle.graph(names.FUSER)
     path = golden.directory / spec.path
     loaded = onnx.load(path)
     onnx.checker.check_model(loaded)

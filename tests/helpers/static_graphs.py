@@ -81,7 +81,7 @@ class StaticModel:
         self._past_length[:] = caches.lengths
         self._bound.set_input(names.TOKEN_IDS, token_ids)
         self._bound.set_input(names.POSITIONS, positions)
-        self._bound.run()
+        self._bound.start()
         caches.lengths += num_tokens
         caches.next_positions += num_tokens
         return self.logits
@@ -108,7 +108,7 @@ class StaticFuser:
             if self._num_sharers > 1:
                 enabled = np.array([bool(mask >> (number - 1) & 1)])
                 self._bound.set_input(names.sharer_enabled(number), enabled)
-        self._bound.run()
+        self._bound.start()
 
 
 def cosine(actual: np.ndarray, expected: np.ndarray) -> float:
