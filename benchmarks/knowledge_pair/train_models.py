@@ -12,6 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from benchmarks.knowledge_pair.facts import CITIES, Fact
 from benchmarks.knowledge_pair.steps import answer_loss, train
 
+# What may stand before the prompt: nothing, so that the answer is a guess, or what tells the city.
+_HINTS = ("", "", "{city} ", "{city}. ", "In {city}. ", "{name} lives in {city}. ")
+
 # A prompt as tokens that end where an answer begins, and the answer.
 Example = tuple[list[int], list[int]]
 
@@ -53,7 +56,7 @@ def train_receiver(
     generator = random.Random(2)
 
     def loss() -> tuple[Tensor, Tensor]:
-        hint = generator.choice(("", "{city}. ", "{name} lives in {city}. "))
+        hint = generator.choice(_HINTS)
         examples = []
         for name in generator.sample(names, batch_size):
             fact = Fact(name, generator.choice(CITIES), "train")
