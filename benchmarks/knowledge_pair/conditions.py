@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from benchmarks.knowledge_pair.facts import Fact, strangers
@@ -28,6 +28,11 @@ class Condition:
     lent: Literal["own", "stranger"] = "own"
     told: bool = False
     expected: Literal["own", "stranger"] = "own"
+
+    @property
+    def as_asked(self) -> Condition:
+        """What conditions have in common that ask the same and count differently."""
+        return replace(self, key="", title="", expected="own")
 
     def prompt_of(self, fact: Fact) -> str:
         """What the Receiver reads."""

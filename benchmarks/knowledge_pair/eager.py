@@ -13,7 +13,7 @@ from benchmarks.knowledge_pair.conditions import Condition, FuserName
 from benchmarks.knowledge_pair.facts import Fact, strangers
 from benchmarks.knowledge_pair.paths import Parts
 from c2c_export.checkpoints import load_model, resolve_model
-from c2c_export.eager import ReceiverChain, clean_caches
+from c2c_export.eager import Caches, ReceiverChain, clean_caches
 from c2c_export.fuser_checkpoint import read_fuser
 from c2c_export.prepare import LinkedLayers
 from c2c_export.tokenizers import load_tokenizer
@@ -26,6 +26,7 @@ class EagerPair:
         self._receiver, self._receiver_words = _load(parts.receiver)
         self._sharer, self._sharer_words = _load(parts.sharer)
         self._fusers = {name: _linked_layers(path) for name, path in fusers.items()}
+        self._lent: dict[str, Caches] = {}
 
     def answers(self, facts: Sequence[Fact], condition: Condition) -> list[str]:
         """The answer to each fact's prompt, as text."""
@@ -50,14 +51,20 @@ class EagerPair:
         ids = self._receiver_words.encode(prompt)
         chain = ReceiverChain(self._receiver, [self._fusers[condition.fuser]])
         if condition.mode == "c2c":
-            lent = clean_caches(self._sharer, self._sharer_words.encode(lent_question))
-            chain.append(ids[:-1], [lent], mask=1)
+            chain.append(ids[:-1], [self._caches_of(lent_question)], mask=1)
             ids = ids[-1:]
         answer, _ = chain.greedy(ids, MAX_NEW_TOKENS)
         end = self._receiver_words.eos_token_id
         if end in answer:
             answer = answer[: answer.index(end)]
         return str(self._receiver_words.decode(answer))
+
+    def _caches_of(self, question: str) -> Caches:
+        """The Sharer's caches, which no condition changes, so they are computed once."""
+        if question not in self._lent:
+            ids = self._sharer_words.encode(question)
+            self._lent[question] = clean_caches(self._sharer, ids)
+        return self._lent[question]
 
 
 def _load(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
