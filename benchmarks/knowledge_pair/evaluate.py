@@ -52,11 +52,11 @@ def evaluate(
                 print(f"asking: {condition.title}", file=sys.stderr, flush=True)
                 compiled_side = compiled_answers(sessions[asked.fuser], facts, asked)
                 answers[asked] = compiled_side, eager.answers(facts, asked)
-            sides = answers[asked]
-            differing = sum(a != b for a, b in zip(*sides, strict=True))
-            rows.append(
-                Row(condition, *(condition.score(facts, side) for side in sides), differing)
-            )
+            compiled_side, eager_side = answers[asked]
+            differing = sum(a != b for a, b in zip(compiled_side, eager_side, strict=True))
+            compiled_score = condition.score(facts, compiled_side)
+            eager_score = condition.score(facts, eager_side)
+            rows.append(Row(condition, compiled_score, eager_score, differing))
     finally:
         for session in sessions.values():
             session.close()
