@@ -1,0 +1,81 @@
+"""The same answers from eager PyTorch: stock transformers models and the Fuser's modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from benchmarks.knowledge_pair.compiled import MAX_NEW_TOKENS
+from benchmarks.knowledge_pair.conditions import Condition, FuserName
+from benchmarks.knowledge_pair.facts import Fact, strangers
+from benchmarks.knowledge_pair.paths import Parts
+from c2c_export.checkpoints import load_model, resolve_model
+from c2c_export.eager import Caches, ReceiverChain, clean_caches
+from c2c_export.fuser_checkpoint import read_fuser
+from c2c_export.prepare import LinkedLayers
+from c2c_export.tokenizers import load_tokenizer
+
+
+class EagerPair:
+    """Both models with the tokenizers of their own, and every Fuser, in float32."""
+
+    def __init__(self, parts: Parts, fusers: Mapping[FuserName, Path]) -> None:
+        self._receiver, self._receiver_words = _load(parts.receiver)
+        self._sharer, self._sharer_words = _load(parts.sharer)
+        self._fusers = {name: _linked_layers(path) for name, path in fusers.items()}
+        self._lent: dict[str, Caches] = {}
+
+    def answers(self, facts: Sequence[Fact], condition: Condition) -> list[str]:
+        """The answer to each fact's prompt, as text."""
+        return [
+            self._answer(condition, condition.prompt_of(fact), lender.question)
+            for fact, lender in zip(
+                facts, strangers(facts) if condition.lent == "stranger" else facts, strict=True
+            )
+        ]
+
+    def sharer_answers(self, facts: Sequence[Fact]) -> list[str]:
+        """What the Sharer itself answers to the questions."""
+        answers = []
+        for fact in facts:
+            with torch.no_grad():
+                ids = torch.tensor([self._sharer_words.encode(fact.question)])
+                best = self._sharer(input_ids=ids, logits_to_keep=1).logits[0, -1].argmax()
+            answers.append(str(self._sharer_words.decode([int(best)])))
+        return answers
+
+    def _answer(self, condition: Condition, prompt: str, lent_question: str) -> str:
+        ids = self._receiver_words.encode(prompt)
+        chain = ReceiverChain(self._receiver, [self._fusers[condition.fuser]])
+        if condition.mode == "c2c":
+            chain.append(ids[:-1], [self._caches_of(lent_question)], mask=1)
+            ids = ids[-1:]
+        answer, _ = chain.greedy(ids, MAX_NEW_TOKENS)
+        end = self._receiver_words.eos_token_id
+        if end in answer:
+            answer = answer[: answer.index(end)]
+        return str(self._receiver_words.decode(answer))
+
+    def _caches_of(self, question: str) -> Caches:
+        """The Sharer's caches, which no condition changes, so they are computed once."""
+        if question not in self._lent:
+            ids = self._sharer_words.encode(question)
+            self._lent[question] = clean_caches(self._sharer, ids)
+        return self._lent[question]
+
+
+def _load(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer is not None
+    return load_model(resolve_model(str(directory))), tokenizer
+
+
+def _linked_layers(path: Path) -> LinkedLayers:
+    checkpoint = read_fuser(path)
+    return {
+        layer: (checkpoint.links[layer][0], module)
+        for layer, module in checkpoint.load_layers().items()
+    }
