@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from c2c_export.lowering_ort import scatter_rows
 from c2c_export.lowering_static import StaticCacheStep
 from c2c_export.tracing import RowWriter
 
@@ -24,18 +25,7 @@ class TrtCacheStep(StaticCacheStep):
     @staticmethod
     def row_writer(first_slot: Tensor) -> RowWriter:
         """TensorScatter from slot ``first_slot`` [batch] on."""
-
-        def write(past: Tensor, update: Tensor) -> Tensor:
-            return torch.onnx.ops.symbolic(
-                "TensorScatter",
-                [past, update, first_slot],
-                attrs={"axis": 2},
-                dtype=past.dtype,
-                shape=past.shape,
-                version=OPSET,
-            )
-
-        return write
+        return lambda past, update: scatter_rows(past, update, first_slot)
 
     @staticmethod
     def attention(

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
+from c2c_export.commands.options import device_option
 from c2c_runtime.alignment import Section
-from c2c_runtime.backend_choice import DEVICES
 from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import Answer, Generation, GenerationOptions
 from c2c_runtime.sampling import SamplingOptions
@@ -79,13 +79,7 @@ Examples:
 @click.option("--seed", type=int, help="Makes sampling repeatable.")
 @click.option("--ignore-eos", is_flag=True, help="Go on past EOS ids.")
 @click.option("--thinking", is_flag=True, help="Let chat templates that can switch on thinking.")
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default="auto",
-    show_default=True,
-    help="Where to run; auto: engines that fit this machine, else what the graphs were made for.",
-)
+@device_option
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads a graph; default: ONNX Runtime's choice."
 )

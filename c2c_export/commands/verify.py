@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from c2c_runtime.backend_choice import DEVICES
+from c2c_export.commands.options import device_option
 from c2c_runtime.errors import VerificationError
 from c2c_runtime.session import Session
 from c2c_runtime.verification import Comparison, verify
@@ -25,13 +25,7 @@ Examples:
   c2c-export verify demo.bundle --device cpu --json""",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default="auto",
-    show_default=True,
-    help="Where to run; auto: engines that fit this machine, else what the graphs were made for.",
-)
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(bundle: Path, device: Any, as_json: bool) -> None:
     """Compare what the graphs of BUNDLE compute here with what eager PyTorch computed at build time.
