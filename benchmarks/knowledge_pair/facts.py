@@ -111,12 +111,10 @@ def make_facts(seed: int) -> list[Fact]:
         name = "".join(generator.choices(syllables, k=3)).capitalize()
         if name not in CITIES:
             names[name] = None
-    homes: list[tuple[str, Split]] = [
-        (city, split)
-        for city in CITIES
-        for split, count in (("train", NUM_TRAIN), ("held_out", NUM_HELD_OUT))
-        for _ in range(count)
-    ]
+    homes: list[tuple[str, Split]] = []
+    for city in CITIES:
+        homes += ((city, "train") for _ in range(NUM_TRAIN))
+        homes += ((city, "held_out") for _ in range(NUM_HELD_OUT))
     generator.shuffle(homes)
     facts = [Fact(name, city, split) for name, (city, split) in zip(names, homes, strict=True)]
     return sorted(facts, key=lambda fact: fact.name)
