@@ -118,7 +118,7 @@ def test_a_tied_table_serves_the_gather_and_its_copy_the_product(weights):
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_every_product_of_a_model_is_quantised_once(tmp_path, weights):
-    source = resolve_model(str(tiny_model(tmp_path / "model", "qwen3", layers=2)))
+    source = resolve_model(str(tiny_model(tmp_path / "model", "qwen3", layers=2, hidden=64)))
     dims = model_dims(read_config(source), source)
     specs = {}
     for kind in (None, weights):
@@ -130,6 +130,8 @@ def test_every_product_of_a_model_is_quantised_once(tmp_path, weights):
     assert len(products) == 2 * 7 + 1
     assert all(node.inputs[1].producer().op_type == "DequantizeLinear" for node in products)
     assert specs[weights].num_parameters == specs[None].num_parameters
+    stored = [node.inputs[1].producer().inputs[0].dtype for node in products]
+    assert stored == [BITS[weights]] * 14 + [BITS["int8"]]  # the last gives the logits
     num_full = sum(
         value.const_value.size
         for value in graph.initializers.values()
