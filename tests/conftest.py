@@ -11,6 +11,8 @@ import pytest
 
 from c2c_runtime.machine import detect_machine
 
+_LONG = {"test_combinations", "test_engine_bundles", "test_scatter_golden", "test_static_golden"}
+
 
 def _why_no_gpu() -> str | None:
     machine = detect_machine()
@@ -21,7 +23,7 @@ def _why_no_gpu() -> str | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest first, so that no worker is left alone with them at the end.
-    items.sort(key=lambda item: 0 if item.get_closest_marker("real") else 1)
+    items.sort(key=lambda item: (not item.get_closest_marker("real"), item.path.stem not in _LONG))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and (reason := _why_no_gpu()):
         for item in marked:

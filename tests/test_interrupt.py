@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from interrupts import heeds_ctrl_c
 from tiny_bundles import build, copied, made_once, options_of, pair_paths
 from tiny_models import tiny_pair
 
@@ -35,6 +36,7 @@ def interrupted_build(directory: Path, target: Path, after: str, how: signal.Sig
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heeds_ctrl_c,
     )
     assert process.stderr is not None
     lines = []

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from engine_graphs import ModelSize, requires_rtx, write_engineless_bundle
+from interrupts import heeds_ctrl_c
 
 from c2c_engines import install
 from c2c_engines.backend import load_backend
@@ -235,6 +236,7 @@ def interrupted(root, how):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heeds_ctrl_c,
     )
     for line in process.stderr:
         if line.startswith("building receiver for sm89"):
