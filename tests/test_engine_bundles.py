@@ -67,7 +67,10 @@ def test_one_build_makes_every_engine_for_every_target(bundle):
     manifest = read_manifest(bundle)
     receiver = next(engine for engine in manifest.engines if engine.role == "receiver")
     assert [profile.name for profile in receiver.profiles] == ["decode", "prefill"]
-    assert receiver.profiles[1].shapes["token_ids"][2] == (1, 16)
+    assert receiver.profiles[1].shapes["token_ids"][2] == (
+        2,
+        16,
+    )  # see docs/engines.md, "One row is two"
     assert manifest.tools["tensorrt-rtx"] == receiver.backend_version
     Bundle.open(bundle).check_hashes()
 
