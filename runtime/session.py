@@ -66,27 +66,32 @@ class Session:
         """
         bundle = Bundle.open(path, with_engines=device in ("auto", "tensorrt"))
         backend = open_backend(bundle, device, num_threads=num_threads, cuda_stream=cuda_stream)
-        session = None
-        try:
-            session = cls(bundle, backend)
-            session._load_receiver(check_hashes)
-        except BaseException:
-            (session or backend).close()
-            raise
-        return session
-
-    def _load_receiver(self, check_hashes: bool) -> None:
         if not check_hashes:
-            self.graph(names.RECEIVER)
-            return
+            return cls._load(bundle, backend)
         with ThreadPoolExecutor(1, thread_name_prefix="c2c-hash") as pool:
-            hashes = pool.submit(self.bundle.check_hashes)
+            hashes = pool.submit(bundle.check_hashes)
             try:
-                self.graph(names.RECEIVER)
+                session = cls._load(bundle, backend)
             except C2CError:
                 hashes.result()  # a damaged file explains a failed load better than the load does
                 raise
-            hashes.result()
+            try:
+                hashes.result()
+            except C2CError:
+                session.close()
+                raise
+        return session
+
+    @classmethod
+    def _load(cls, bundle: Bundle, backend: Backend) -> Session:
+        """A session with its Receiver loaded; the backend is closed if that fails."""
+        try:
+            session = cls(bundle, backend)
+            session.graph(names.RECEIVER)
+        except BaseException:
+            backend.close()
+            raise
+        return session
 
     @property
     def memory(self) -> Memory:
