@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from c2c_export.eager import Caches
 from c2c_export.export_fuser import export_fuser
 from c2c_export.export_model import export_receiver, export_sharer
 from c2c_export.golden import GoldenCase, plan_cases, receiver_expectation, sharer_expectation
-from c2c_export.graph_options import GraphOptions
+from c2c_export.graph_options import GraphOptions, with_positions
 from c2c_export.memory import peak_memory_bytes, release_memory
 from c2c_export.pair import PairSource
 from c2c_export.plan import check_need, predict_need
@@ -44,6 +44,7 @@ from c2c_runtime.manifest import (
     SCHEMA_VERSION,
     GoldenSpec,
     GraphSpec,
+    Limits,
     Manifest,
     TokenizerSpec,
 )
@@ -70,7 +71,7 @@ class _Work:
 
     writer: BundleWriter
     target: BuildTarget
-    max_seq_len: int
+    limits: Limits
     graphs: list[GraphSpec] = field(default_factory=list)
     reports: list[GraphReport] = field(default_factory=list)
     golden: list[GoldenSpec] = field(default_factory=list)
@@ -82,8 +83,14 @@ class _Work:
     def options(self, role: str) -> GraphOptions:
         """How the graph of a role is exported."""
         dialect, own = self.target.dialect, self.target.precision.of(role)
-        max_seq_len = None if dialect == "ort" else self.max_seq_len
-        return GraphOptions(dialect, own.activations, max_seq_len, own.weights)
+        limits = self.limits
+        return GraphOptions(
+            dialect,
+            own.activations,
+            None if dialect == "ort" else limits.max_seq_len,
+            own.weights,
+            limits.max_positions,
+        )
 
     def add(self, graph: GraphSpec, num_original: int, why: str) -> None:
         self.graphs.append(graph)
@@ -112,12 +119,13 @@ def build_bundle(
                 options.max_prompt_len,
                 options.max_batch_size,
             )
+            prepared = replace(prepared, limits=with_positions(prepared.limits, target.dialect))
         _echo_roles(prepared, stages)
         _check_engines(prepared, target)
         num_targets = len(target.targets) if target.engine_backend else 0
         need = predict_need([source.receiver, *source.sharers], prepared.fusers, num_targets)
         check_need(need, writer.path, options.max_build_memory_bytes)
-        work = _Work(writer, target, prepared.limits.max_seq_len)
+        work = _Work(writer, target, prepared.limits)
         with stages.stage("write tokenizers and alignment"):
             tokenizers, alignments, tables = write_text_side(prepared, writer)
         text_ids, precision = golden_text_ids(prepared), target.precision.lossiest

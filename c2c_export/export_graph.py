@@ -22,6 +22,7 @@ from torch.export import Dim
 from c2c_export.graph_options import GraphOptions
 from c2c_export.passes import apply_passes
 from c2c_export.passes.quantize_weights import QuantizeWeights
+from c2c_export.rotary_tables import ROTARY_MODULE
 from c2c_runtime.manifest import GraphSpec, ModelDims, TensorSpec
 
 # Weights smaller than this stay inside the .onnx file: shape inference and ORT's rewrites read them.
@@ -49,14 +50,10 @@ def export_graph(
     Returns the graph's description; its path is relative to the bundle's root, two folders up.
     """
     model = _trace(module, signature, options.lowering.opset)
-    apply_passes(model)
+    apply_passes(model, options.dialect)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{role}.onnx"
-    num_parameters = sum(
-        value.const_value.size
-        for value in model.graph.initializers.values()
-        if value.const_value is not None and value.const_value.dtype.is_floating_point()
-    )
+    num_parameters = _num_parameters(model)
     if options.weights is not None:
         QuantizeWeights(options.weights)(model)
     ir.save(
@@ -91,6 +88,17 @@ def _trace(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     return program.model
+
+
+def _num_parameters(model: ir.Model) -> int:
+    """Numbers that the model learned: rotary tables are computed."""
+    return sum(
+        value.const_value.size
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.dtype.is_floating_point()
+        and f".{ROTARY_MODULE}." not in name
+    )
 
 
 def _tensor_spec(value: ir.Value) -> TensorSpec:

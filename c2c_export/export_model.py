@@ -7,8 +7,9 @@ mapped layer, and holds neither LM head nor final norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,13 +18,16 @@ from torch.export import Dim
 from transformers import PreTrainedModel
 
 from c2c_export.export_graph import Signature, cache_shape, example_cache, export_graph
-from c2c_export.graph_options import ORT, GraphOptions, Lowering
+from c2c_export.graph_options import ORT, GraphOptions
 from c2c_export.operators import fuse_norms, fused_rotary
+from c2c_export.rotary_tables import rotary_by_table
+from c2c_export.tracing import CacheStep
 from c2c_export.weights import convert_weights
 from c2c_runtime import names
 from c2c_runtime.manifest import GraphSpec, ModelDims
 
 Caches = list[tuple[Tensor, Tensor]]
+MakeCacheStep = Callable[..., CacheStep]
 
 
 class ReceiverGraph(nn.Module):
@@ -32,10 +36,10 @@ class ReceiverGraph(nn.Module):
     ``num_top``: also give the ids and values of so many of the largest logits; 0: do not.
     """
 
-    def __init__(self, model: PreTrainedModel, lowering: Lowering, num_top: int) -> None:
+    def __init__(self, model: PreTrainedModel, cache_step: MakeCacheStep, num_top: int) -> None:
         super().__init__()
         self.model = model
-        self.lowering = lowering
+        self.cache_step = cache_step
         self.num_top = num_top
         # A product of [batch, hidden] with the untransposed table lets a tied embedding be stored once.
         model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, -1],))
@@ -49,7 +53,7 @@ class ReceiverGraph(nn.Module):
         key_positions: Tensor | None = None,
     ) -> tuple[list[Tensor], Caches]:
         """Shapes as in ``c2c_runtime.names``."""
-        step = self.lowering.cache_step(past, positions, past_length, key_positions)
+        step = self.cache_step(past, positions, past_length, key_positions)
         logits = self.model(
             input_ids=token_ids, position_ids=positions, use_cache=False, cache_step=step
         ).logits.float()
@@ -63,10 +67,12 @@ class ReceiverGraph(nn.Module):
 class SharerGraph(nn.Module):
     """token ids and caches -> the caches of the first ``num_cached_layers`` layers."""
 
-    def __init__(self, model: PreTrainedModel, lowering: Lowering, num_cached_layers: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, cache_step: MakeCacheStep, num_cached_layers: int
+    ) -> None:
         super().__init__()
         self.decoder = model.model
-        self.lowering = lowering
+        self.cache_step = cache_step
         self.num_cached_layers = num_cached_layers
 
     def forward(
@@ -78,7 +84,7 @@ class SharerGraph(nn.Module):
         key_positions: Tensor | None = None,
     ) -> Caches:
         """Shapes as in ``c2c_runtime.names``."""
-        step = self.lowering.cache_step(
+        step = self.cache_step(
             past, positions, past_length, key_positions, write_only_layer=self.num_cached_layers - 1
         )
         self.decoder(input_ids=token_ids, position_ids=positions, use_cache=False, cache_step=step)
@@ -95,8 +101,8 @@ def export_receiver(
     num_top = 0 if options.dialect == "ort" else min(names.MAX_TOP_LOGITS, dims.vocab_size)
     outputs = [names.LOGITS, *([names.TOP_IDS, names.TOP_LOGITS] if num_top else [])]
     signature = _signature(dims, dims.num_layers, outputs, options)
-    with lowered(model, options):
-        graph = ReceiverGraph(model, options.lowering, num_top)
+    with lowered(model, options) as cache_step:
+        graph = ReceiverGraph(model, cache_step, num_top)
         return export_graph(graph, signature, names.RECEIVER, directory, options)
 
 
@@ -116,19 +122,28 @@ def export_sharer(
     model.model.layers = model.model.layers[:num_cached_layers]
     model.config.num_hidden_layers = num_cached_layers
     signature = _signature(dims, num_cached_layers, [], options)
-    with lowered(model, options):
-        graph = SharerGraph(model, options.lowering, num_cached_layers)
+    with lowered(model, options) as cache_step:
+        graph = SharerGraph(model, cache_step, num_cached_layers)
         return export_graph(graph, signature, role, directory, options)
 
 
 @contextmanager
-def lowered(model: PreTrainedModel, options: GraphOptions) -> Iterator[None]:
-    """Norms, rotary embedding and weights of ``model`` as the dialect and precision want them."""
-    if options.dialect != "ort":
-        fuse_norms(model)
+def lowered(model: PreTrainedModel, options: GraphOptions) -> Iterator[MakeCacheStep]:
+    """Norms, rotary embedding and weights of ``model`` as the dialect and precision want them.
+
+    Yields what makes the cache step of one call.
+    """
+    fuse_norms(model)
     convert_weights(model, options.dtype)
-    with fused_rotary(model) if options.lowering.has_operators else nullcontext():
-        yield
+    lowering = options.lowering
+    if lowering.rotary == "table":
+        with rotary_by_table(model, options.num_positions) as rotary:
+            yield partial(lowering.cache_step, rotary=rotary)
+    elif lowering.rotary == "operator":
+        with fused_rotary(model):
+            yield lowering.cache_step
+    else:
+        yield lowering.cache_step
 
 
 def _signature(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from c2c_export.lowering_ort import OrtCacheStep
 from c2c_export.lowering_scatter import ScatterCacheStep
 from c2c_export.lowering_trt import TrtCacheStep
 from c2c_export.tracing import CacheStep, RowWriter
-from c2c_runtime.manifest import Dialect
+from c2c_runtime.manifest import Dialect, Limits
 from c2c_runtime.precision import Activations, Weights
 
 _INT4_SINCE_OPSET = 21  # blocks of DequantizeLinear
@@ -29,22 +30,21 @@ class Lowering:
     """How a dialect says what tracing captures.
 
     ``row_writer(first_slot)`` writes rows of caches from slot ``first_slot`` [batch] on.
-    ``has_operators``: RMSNormalization and RotaryEmbedding are operators of it.
+    ``rotary``: what rotates queries and keys: an ``operator``, the attention itself by a ``table``, or
+    the steps in which the model is ``written``.
     """
 
     opset: int
     cache_step: Callable[..., CacheStep]
     row_writer: Callable[[Tensor], RowWriter]
-    has_operators: bool = False
+    rotary: Literal["operator", "table", "written"]
 
 
 LOWERINGS: dict[Dialect, Lowering] = {
-    "ort": Lowering(lowering_ort.OPSET, OrtCacheStep, lowering_ort.row_writer),
-    "tensorrt": Lowering(
-        lowering_trt.OPSET, TrtCacheStep, TrtCacheStep.row_writer, has_operators=True
-    ),
+    "ort": Lowering(lowering_ort.OPSET, OrtCacheStep, lowering_ort.row_writer, "table"),
+    "tensorrt": Lowering(lowering_trt.OPSET, TrtCacheStep, TrtCacheStep.row_writer, "operator"),
     "tensorrt-scatter": Lowering(
-        lowering_scatter.OPSET, ScatterCacheStep, ScatterCacheStep.row_writer
+        lowering_scatter.OPSET, ScatterCacheStep, ScatterCacheStep.row_writer, "written"
     ),
 }
 
@@ -53,12 +53,14 @@ LOWERINGS: dict[Dialect, Lowering] = {
 class GraphOptions:
     """``precision``: of products, caches and all else; ``ort`` has fp32. ``max_seq_len``: slots of every
     cache, a number in the graphs; None leaves it a symbol, which only dialect ``ort`` can. ``weights``:
-    what the matrices of products are stored in; None: as ``precision``."""
+    what the matrices of products are stored in; None: as ``precision``. ``max_positions``: rows of the
+    rotary tables of dialect ``ort``, whose graphs compute no angles; None: 4096."""
 
     dialect: Dialect = "ort"
     precision: Activations = "fp32"
     max_seq_len: int | None = None
     weights: Weights | None = None
+    max_positions: int | None = None
 
     def __post_init__(self) -> None:
         if (self.dialect == "ort") != (self.max_seq_len is None):
@@ -77,6 +79,19 @@ class GraphOptions:
     def dtype(self) -> torch.dtype:
         """Of weights and caches."""
         return DTYPES[self.precision]
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of rotary tables."""
+        return self.max_positions or 4096
+
+
+def with_positions(limits: Limits, dialect: Dialect) -> Limits:
+    """The limits of a bundle of graphs of ``dialect``. Where these hold rotary tables, there are twice
+    as many positions as slots: dropped template padding takes positions, but no slots."""
+    if LOWERINGS[dialect].rotary != "table":
+        return limits
+    return replace(limits, max_positions=2 * limits.max_seq_len)
 
 
 ORT = GraphOptions()

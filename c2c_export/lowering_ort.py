@@ -17,11 +17,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from c2c_export.rotary_tables import PendingRotary
 from c2c_export.tracing import RowWriter
 
 OPSET = 24
 DIALECT: Final = "ort"
 _GQA_HEAD_DIM_MULTIPLE = 8
+_GQA_ROTARY_DIM_MULTIPLE = 16  # of heads that it rotates by itself
 
 
 @dataclass
@@ -37,6 +39,7 @@ class OrtCacheStep:
     past_length: Tensor
     key_positions: Tensor | None
     write_only_layer: int | None = None  # keys and values of this layer are stored, nothing attends
+    rotary: PendingRotary | None = None  # None: queries and keys come rotated
     present: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     _window_bias: dict[int, Tensor] = field(default_factory=dict)
 
@@ -57,13 +60,20 @@ class OrtCacheStep:
         """Append key and value to the cache and attend to all of it, causally.
 
         query [batch, heads, tokens, head_dim], key and value [batch, kv_heads, tokens, head_dim],
-        keys after rotary embedding; returns [batch, tokens, heads, head_dim].
+        queries and keys rotated here if the layer left that to its attention; returns
+        [batch, tokens, heads, head_dim].
         """
         past_key, past_value = self.past[layer]
+        table = self.rotary.take() if self.rotary is not None else None
+        is_grouped = layer != self.write_only_layer and not query.shape[-1] % _GQA_HEAD_DIM_MULTIPLE
+        is_fused = is_grouped and not query.shape[-1] % _GQA_ROTARY_DIM_MULTIPLE
+        if table is not None and not is_fused:
+            query, key = (table.rotate(x, self.positions) for x in (query, key))
+            table = None
         if layer == self.write_only_layer:
             self.present[layer] = (self._scatter(past_key, key), self._scatter(past_value, value))
             return query.transpose(1, 2)  # nothing reads it: removed with all that follows
-        if query.shape[-1] % _GQA_HEAD_DIM_MULTIPLE:
+        if not is_grouped:
             return self._attend_with_standard_operators(layer, query, key, value, scale, window)
         batch, num_heads, num_tokens, head_dim = query.shape
         inputs: list[Tensor | None] = [
@@ -75,12 +85,18 @@ class OrtCacheStep:
             self._last_key,
             self._total,
         ]
+        inputs += [None, None, None] if table is None else [table.cos, table.sin, self.positions]
         if window is not None:
-            inputs += [None, None, None, self._bias(window)]
+            inputs.append(self._bias(window))
         output, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
             inputs,
-            attrs={"num_heads": num_heads, "kv_num_heads": key.shape[1], "scale": float(scale)},
+            attrs={
+                "num_heads": num_heads,
+                "kv_num_heads": key.shape[1],
+                "scale": float(scale),
+                "do_rotary": int(table is not None),
+            },
             dtypes=[query.dtype, past_key.dtype, past_value.dtype],
             shapes=[[batch, num_tokens, num_heads * head_dim], past_key.shape, past_value.shape],
             version=1,

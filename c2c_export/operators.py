@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 Rotary = Callable[..., tuple[Tensor, Tensor]]
 
-_ROTARY = "apply_rotary_pos_emb"  # the name under which every modeling module of transformers looks
+ROTARY = "apply_rotary_pos_emb"  # the name under which every modeling module of transformers looks
 _PROBE_HEAD_DIM = 8
 
 
@@ -70,8 +70,8 @@ def _rms_norm(module: nn.Module) -> nn.RMSNorm | None:
 def fused_rotary(model: PreTrainedModel) -> Iterator[None]:
     """While it lasts, the layers of ``model`` rotate by the operator RotaryEmbedding."""
     modeling = sys.modules[type(model).__module__]
-    original: Rotary | None = getattr(modeling, _ROTARY, None)
-    if original is None or not _agrees(original, _PROBE_HEAD_DIM):
+    original: Rotary | None = getattr(modeling, ROTARY, None)
+    if original is None or not rotates_halves(original):
         yield
         return
     rotates_part = _agrees(original, _PROBE_HEAD_DIM // 2)
@@ -81,11 +81,16 @@ def fused_rotary(model: PreTrainedModel) -> Iterator[None]:
             return original(query, key, cos, sin)
         return _rotate(query, cos, sin), _rotate(key, cos, sin)
 
-    setattr(modeling, _ROTARY, rotate)
+    setattr(modeling, ROTARY, rotate)
     try:
         yield
     finally:
-        setattr(modeling, _ROTARY, original)
+        setattr(modeling, ROTARY, original)
+
+
+def rotates_halves(original: Rotary) -> bool:
+    """Whether a modeling module's rotary function computes what the operators do."""
+    return _agrees(original, _PROBE_HEAD_DIM)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

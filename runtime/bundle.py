@@ -82,7 +82,8 @@ class Bundle:
 
     def _caches(self, owner: Owner, role: str, dims: ModelDims, num_layers: int) -> CacheSpec:
         dtype = self.graph(role).dtype_of(names.past(0, "key")) if num_layers else "float32"
-        return CacheSpec(owner, dims, num_layers, self.manifest.limits.max_seq_len, dtype)
+        limits = self.manifest.limits
+        return CacheSpec(owner, dims, num_layers, limits.max_seq_len, dtype, limits.max_positions)
 
     def check_hashes(self, on_read: Callable[[int], None] | None = None) -> None:
         """Read every file and compare its sha256 with the manifest's. Raises ``BundleError``.

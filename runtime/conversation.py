@@ -174,10 +174,12 @@ class Conversation:
         """Raise ``UsageError`` unless a prompt of these sections makes sense, and ``CapacityError``
         unless it fits into every cache."""
         self._rules.check_prompt(sections)
-        self.receiver.require(sum(len(section.receiver_ids) for section in sections), after=0)
+        read = sum(len(section.receiver_ids) for section in sections)
+        fused_end = sum(section.span for section in sections[:-1])
+        self.receiver.require(read, after=0, end=fused_end + len(sections[-1].receiver_ids))
         for index, cache in enumerate(self.sharers):
             read = sum(len(s.sharer_ids[index]) for s in sections[:-1])
-            cache.require(read if cache.buffers else 0, after=0)
+            cache.require(read if cache.buffers else 0, after=0, end=fused_end)
 
     def load_sharers(self) -> None:
         """Load and bind what only fusing needs, so that the first section does not wait for it."""

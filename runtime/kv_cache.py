@@ -31,13 +31,19 @@ class KVCache:
     """
 
     def __init__(
-        self, owner: Owner, memory: Memory, buffers: dict[Key, Buffer], key_positions: np.ndarray
+        self,
+        owner: Owner,
+        memory: Memory,
+        buffers: dict[Key, Buffer],
+        key_positions: np.ndarray,
+        max_positions: int | None = None,
     ) -> None:
         self.owner = owner
         self.memory = memory
         self.buffers = buffers
         self.key_positions = key_positions
         self.max_seq_len = key_positions.shape[1]
+        self.max_positions = max_positions
         self.length = 0
         self.next_position = 0
 
@@ -46,9 +52,12 @@ class KVCache:
         """Bytes of all buffers."""
         return sum(self.memory.size_bytes_of(buffer) for buffer in self.buffers.values())
 
-    def require(self, num_tokens: int, after: int | None = None) -> None:
+    def require(self, num_tokens: int, after: int | None = None, end: int | None = None) -> None:
         """Raise ``CapacityError`` unless ``num_tokens`` more fit after ``after`` valid tokens (by
-        default those that are there now)."""
+        default those that are there now). ``end``: the position after the last of them (by default,
+        with no padding dropped between them)."""
+        if end is None:
+            end = num_tokens + (self.next_position if after is None else after)
         after = self.length if after is None else after
         if after + num_tokens > self.max_seq_len:
             holds = f" and holds {after}" if after else ""
@@ -56,6 +65,12 @@ class KVCache:
                 f"the {self.owner}'s cache has room for {self.max_seq_len} tokens{holds}; "
                 f"{num_tokens} more do not fit",
                 "shorten the prompt or --max-new-tokens, or build the bundle with a larger --max-seq-len",
+            )
+        if self.max_positions is not None and end > self.max_positions:
+            raise CapacityError(
+                f"the {self.owner} has {self.max_positions} positions, and {num_tokens} more tokens "
+                f"reach to {end}: dropped template padding takes positions, too",
+                "shorten the conversation, or build the bundle with a larger --max-seq-len",
             )
 
     def claim(self, num_tokens: int) -> np.ndarray:
@@ -128,6 +143,7 @@ class CacheSpec:
     num_layers: int
     max_seq_len: int
     dtype: str = "float32"
+    max_positions: int | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +180,7 @@ def allocate_rows(
             memory,
             {key: memory.rows(buffer, row, row + 1) for key, buffer in rows.buffers.items()},
             rows.key_positions[row : row + 1],
+            spec.max_positions,
         )
         for row in range(batch_size)
     ]

@@ -80,11 +80,13 @@ class Pair:
 @dataclass(frozen=True, config=_STRICT)
 class Limits:
     """Capacities, all in tokens or rows. ``max_prompt_len`` is the most tokens of one graph call;
-    a longer prompt is prefilled in chunks."""
+    a longer prompt is prefilled in chunks. ``max_positions``: positions that the graphs' rotary tables
+    have rows for, which dropped template padding uses up, too; None: the graphs compute any."""
 
     max_seq_len: int
     max_prompt_len: int
     max_batch_size: int = 1
+    max_positions: int | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -30,8 +30,12 @@ from onnxscript.rewriter.rules.common import (
 )
 
 from c2c_export.passes.clear_shapes import ClearIntermediateShapes
+from c2c_export.passes.collapse_reshapes import CollapseReshapes
+from c2c_export.passes.pack_attention import PackAttention
+from c2c_export.passes.pack_products import PackProducts
 from c2c_export.passes.share_weights import ShareWeights
 from c2c_export.passes.transpose_weights import TransposeWeights
+from c2c_runtime.manifest import Dialect
 
 # Of the rewriter's rules those that match what tracing leaves; all of them take twice the trace's time.
 _RULES = (
@@ -45,8 +49,10 @@ _RULES = (
 )
 
 
-def apply_passes(model: ir.Model) -> None:
+def apply_passes(model: ir.Model, dialect: Dialect) -> None:
     """Rewrite a traced ``model`` in place into the graph that is saved."""
+    # TensorRT packs products by itself.
+    packing = (PackProducts(), PackAttention()) if dialect == "ort" else ()
     rules = copy.deepcopy(_RULES)  # a rule keeps the last graph it saw, and so a model's weights
     InlinePass()(model)
     fold_constants_ir(model, onnx_shape_inference=True)
@@ -57,6 +63,9 @@ def apply_passes(model: ir.Model) -> None:
         # Before transposing: a table that two layers share must be seen to have two readers.
         ShareWeights(),
         TransposeWeights(),
+        CollapseReshapes(),
+        RemoveUnusedNodesPass(),
+        *packing,
         CommonSubexpressionEliminationPass(),
         RemoveUnusedFunctionsPass(),
         RemoveUnusedOpsetsPass(),
