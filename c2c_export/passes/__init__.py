@@ -34,6 +34,7 @@ from c2c_export.passes.collapse_reshapes import CollapseReshapes
 from c2c_export.passes.pack_attention import PackAttention
 from c2c_export.passes.pack_products import PackProducts
 from c2c_export.passes.share_weights import ShareWeights
+from c2c_export.passes.skip_norms import SkipNorms
 from c2c_export.passes.transpose_weights import TransposeWeights
 from c2c_runtime.manifest import Dialect
 
@@ -51,8 +52,8 @@ _RULES = (
 
 def apply_passes(model: ir.Model, dialect: Dialect) -> None:
     """Rewrite a traced ``model`` in place into the graph that is saved."""
-    # TensorRT packs products by itself.
-    packing = (PackProducts(), PackAttention()) if dialect == "ort" else ()
+    # TensorRT fuses by itself.
+    fusions = (PackProducts(), PackAttention(), SkipNorms()) if dialect == "ort" else ()
     rules = copy.deepcopy(_RULES)  # a rule keeps the last graph it saw, and so a model's weights
     InlinePass()(model)
     fold_constants_ir(model, onnx_shape_inference=True)
@@ -65,7 +66,8 @@ def apply_passes(model: ir.Model, dialect: Dialect) -> None:
         TransposeWeights(),
         CollapseReshapes(),
         RemoveUnusedNodesPass(),
-        *packing,
+        *fusions,
+        RemoveUnusedNodesPass(),
         CommonSubexpressionEliminationPass(),
         RemoveUnusedFunctionsPass(),
         RemoveUnusedOpsetsPass(),

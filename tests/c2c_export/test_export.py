@@ -3,9 +3,11 @@ architecture: windows passed, rope scaling past its original context, dirty buff
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from pydantic import TypeAdapter
@@ -224,6 +226,21 @@ def test_every_weight_is_stored_once_as_external_data(model):
     num_tables = len(layer_types) if isinstance(layer_types, dict) else 1
     table_bytes = num_tables * 4 * ORT.num_positions * model.dims.head_dim
     assert model.data.stat().st_size < 4 * 1.1 * num_parameters + 65536 + table_bytes
+
+
+def test_a_layer_is_a_handful_of_fused_operators(model):
+    """Angles come from a table, norms are one operator, and products of one input are one product."""
+    graph = onnx.load(model.data.with_suffix(""), load_external_data=False).graph
+    count = Counter(node.op_type for node in graph.node)
+    assert not {"Cos", "Sin", "Pow", "Sqrt", "Neg", "RMSNormalization"} & set(count)
+    num_layers = model.dims.num_layers
+    assert count["MatMul"] + count["Gemm"] == 4 * num_layers + 1
+    attentions = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
+    if model.dims.head_dim % 16 == 0:
+        assert all("do_rotary" in str(node.attribute) for node in attentions)
+        assert not count["RotaryEmbedding"]
+    if model.name in ("llama", "mistral", "qwen2"):
+        assert all(not node.input[1] and not node.input[2] for node in attentions)  # packed
 
 
 def test_large_biases_stay_finite(tmp_path):
