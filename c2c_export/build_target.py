@@ -51,9 +51,9 @@ def build_target(
     Raises ``UsageError`` for what does not go together, ``UnavailableError`` for what this version
     or this machine cannot build.
     """
-    asked = None if precision is None else parse_precision(precision)
     if backend == "ort":
-        return _for_onnxruntime(tuple(targets) or ("cpu",), asked, dialect)
+        return _for_onnxruntime(tuple(targets) or ("cpu",), precision, dialect)
+    asked = None if precision is None else parse_precision(precision)
     found = _for_engines(backend, tuple(targets), asked or _FP16, dialect, with_engines)
     if found.dialect == "tensorrt-scatter" and _has_int4(found.precision):
         raise UsageError(
@@ -64,7 +64,7 @@ def build_target(
 
 
 def _for_onnxruntime(
-    targets: tuple[str, ...], precision: Precision | None, dialect: Dialect | None
+    targets: tuple[str, ...], precision: str | None, dialect: Dialect | None
 ) -> BuildTarget:
     if unknown := sorted(set(targets) - {"cpu", "cuda"}):
         raise UsageError(
@@ -78,14 +78,17 @@ def _for_onnxruntime(
     if dialect is not None:
         raise UsageError("--dialect is for --backend tensorrt", "leave it out")
     if targets == ("cpu",):
-        if precision not in (None, FP32):
+        asked = FP32 if precision is None else parse_precision(precision, "fp32")
+        roles = (asked.default, *asked.roles.values())
+        if asked.activations != "fp32" or any(own.weights == "fp8" for own in roles):
             raise UnavailableError(
-                f"on CPUs this version computes in fp32 only, not in {precision}",
-                "leave --precision out",
+                f"on CPUs graphs compute in fp32, with weights in fp32, int8 or int4, not {precision}",
+                "use --precision fp32, int8 or int4, or name them by role (receiver=int4,sharer=int8)",
             )
-        return CPU
+        return BuildTarget(precision=asked)
     # CUDA's GroupQueryAttention takes neither fp32 nor a bias; the standard operators take both.
-    return BuildTarget("ort", ("cuda",), "tensorrt", precision or _FP16)
+    asked = _FP16 if precision is None else parse_precision(precision)
+    return BuildTarget("ort", ("cuda",), "tensorrt", asked)
 
 
 def _for_engines(

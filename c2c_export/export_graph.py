@@ -21,8 +21,10 @@ from torch.export import Dim
 
 from c2c_export.graph_options import GraphOptions
 from c2c_export.passes import apply_passes
+from c2c_export.passes.matmul_nbits import FUSER_BLOCK, MODEL_BLOCK, MatMulNBits
 from c2c_export.passes.quantize_weights import QuantizeWeights
 from c2c_export.rotary_tables import ROTARY_MODULE
+from c2c_runtime import names
 from c2c_runtime.manifest import GraphSpec, ModelDims, TensorSpec
 
 # Weights smaller than this stay inside the .onnx file: shape inference and ORT's rewrites read them.
@@ -54,7 +56,10 @@ def export_graph(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{role}.onnx"
     num_parameters = _num_parameters(model)
-    if options.weights is not None:
+    if options.weights is not None and options.dialect == "ort":
+        block_size = FUSER_BLOCK if role == names.FUSER else MODEL_BLOCK
+        MatMulNBits(options.weights, block_size)(model)
+    elif options.weights is not None:
         QuantizeWeights(options.weights)(model)
     ir.save(
         model,

@@ -67,6 +67,8 @@ class GraphOptions:
             raise ValueError(f"dialect {self.dialect} with max_seq_len {self.max_seq_len}")
         if self.dialect == "ort" and self.precision != "fp32":
             raise ValueError(f"dialect ort with precision {self.precision}")
+        if self.dialect == "ort" and self.weights == "fp8":
+            raise ValueError("dialect ort with fp8 weights")
         if self.weights == "int4" and self.lowering.opset < _INT4_SINCE_OPSET:
             raise ValueError(f"dialect {self.dialect} with int4 weights")
 

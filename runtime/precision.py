@@ -60,17 +60,17 @@ class Precision:
 FP32 = Precision()
 
 
-def parse_precision(text: str) -> Precision:
+def parse_precision(text: str, few_bits_in: Activations = "fp16") -> Precision:
     """``fp16``, ``int4,fuser=fp16``, ``receiver=int4,sharer=int8``: a default and roles that differ.
 
-    int8, int4 and fp8 are stored so and computed in fp16. What no role and no default names has the
-    activations of the rest. Raises ``UsageError``.
+    int8, int4 and fp8 are stored so and computed in ``few_bits_in``: fp16 on GPUs, fp32 on CPUs. What
+    no role and no default names has the activations of the rest. Raises ``UsageError``.
     """
     default: GraphPrecision | None = None
     roles: dict[str, GraphPrecision] = {}
     for part in text.split(","):
         role, separator, name = part.strip().rpartition("=")
-        own = _graph_precision(name.strip(), text)
+        own = _graph_precision(name.strip(), text, few_bits_in)
         if not separator:
             if default is not None:
                 raise _nonsense(text, "it names two defaults")
@@ -84,18 +84,18 @@ def parse_precision(text: str) -> Precision:
         raise _nonsense(
             text,
             f"graphs that compute in {' and '.join(sorted(found))} cannot share caches (int8, int4 and "
-            "fp8 weights are computed with in fp16)",
+            f"fp8 weights are computed with in {few_bits_in})",
         )
     return Precision(default or GraphPrecision(found.pop()), roles)
 
 
-def _graph_precision(name: str, text: str) -> GraphPrecision:
+def _graph_precision(name: str, text: str, few_bits_in: Activations) -> GraphPrecision:
     for activations in _ACTIVATIONS:
         if name == activations:
             return GraphPrecision(activations)
     for weights in _WEIGHTS:
         if name == weights:
-            return GraphPrecision("fp16", weights)
+            return GraphPrecision(few_bits_in, weights)
     raise _nonsense(text, f"{name!r} is none of {', '.join((*_ACTIVATIONS, *_WEIGHTS))}")
 
 

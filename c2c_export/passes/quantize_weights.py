@@ -61,7 +61,7 @@ class QuantizeWeights(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether any weight was quantised."""
         graph = model.graph
-        head = _head_of(graph)
+        head = head_of(graph)
         done: dict[tuple[str | None, bool], ir.Value] = {}
         for node in list(graph):
             weight, is_transposed = _weight_of(node)
@@ -122,7 +122,7 @@ def _int4(matrix: np.ndarray, dtype: np.dtype) -> Quantized:
     return Quantized(values, best_scale, INT4_BLOCK)
 
 
-def _head_of(graph: ir.Graph) -> ir.Node | None:
+def head_of(graph: ir.Graph) -> ir.Node | None:
     """The product that the logits come from."""
     value = next((value for value in graph.outputs if value.name == names.LOGITS), None)
     while value is not None:

@@ -1,0 +1,125 @@
+"""Weights in 8 and 4 bits for ONNX Runtime's CPU products: the numbers, and what a graph makes of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from c2c_export.passes.matmul_nbits import MatMulNBits
+from c2c_export.passes.quantize_blocks import quantize_blocks
+
+RNG = np.random.default_rng(0)
+HEADER = '<ir_version: 10, opset_import: ["" : 24, "com.microsoft" : 1]>'
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def model_of(text: str, **weights: np.ndarray) -> ir.Model:
+    model = ir.from_proto(onnx.parser.parse_model(f"{HEADER} {text}"))
+    for name, array in weights.items():
+        tensor = ir.tensor(array, name=name)
+        value = next(v for n in model.graph for v in n.inputs if v is not None and v.name == name)
+        value.shape, value.type, value.const_value = (
+            tensor.shape,
+            ir.TensorType(tensor.dtype),
+            tensor,
+        )
+        model.graph.register_initializer(value)
+    return model
+
+
+def run(model: ir.Model, **feeds: np.ndarray) -> list[np.ndarray]:
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+    return session.run(None, feeds)
+
+
+def bits_of(model: ir.Model) -> list[int]:
+    return [
+        node.attributes.get_int("bits") for node in model.graph if node.op_type == "MatMulNBits"
+    ]
+
+
+@pytest.mark.parametrize("num_inputs", [64, 80])
+@pytest.mark.parametrize(("bits", "largest_error"), [(8, 0.02), (4, 0.35)])
+def test_a_matrix_comes_back_within_half_a_step(bits, largest_error, num_inputs):
+    rows = normal(48, num_inputs)
+    blocks = quantize_blocks(rows, bits, 32)
+    assert blocks.values.nbytes == 48 * -(-num_inputs // 32) * 32 * bits // 8
+    assert np.abs(blocks.dequantized(num_inputs) - rows).max() < largest_error
+
+
+def test_four_bits_keep_a_block_that_lies_away_from_zero():
+    """As the blocks of GGUF's Q4_1: sixteen levels from a minimum on."""
+    levels = RNG.integers(0, 16, (8, 64)).astype(np.float32)
+    rows = 0.1 * levels - 0.3  # zero is a level
+    found = quantize_blocks(rows, 4, 32).dequantized(64)
+    np.testing.assert_allclose(found, rows, atol=1e-3)
+
+
+def test_blocks_of_equal_values_and_zeros_are_kept():
+    rows = np.concatenate([np.zeros((4, 32)), np.full((4, 32), -0.5)], axis=1).astype(np.float32)
+    for bits in (8, 4):
+        found = quantize_blocks(rows, bits, 32).dequantized(64)
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(found[:, :32], 0.0)
+    np.testing.assert_allclose(quantize_blocks(rows, 8, 32).dequantized(64), rows, atol=0.01)
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (80, 96), (96, 48)])
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_linear_layer_computes_with_its_dequantised_weight(weights, shape):
+    x, matrix, bias = normal(2, 3, shape[0]), normal(*shape), normal(shape[1])
+    model = model_of(
+        f"""agraph (float[b, t, {shape[0]}] x) => (float[b, t, {shape[1]}] y) {{
+            p = MatMul(x, W)
+            y = Add(p, bias)
+        }}""",
+        W=matrix,
+        bias=bias,
+    )
+    assert MatMulNBits(weights)(model).modified
+    assert Counter(node.op_type for node in model.graph) == {"MatMulNBits": 1}
+    narrows = shape[0] > shape[1]
+    assert bits_of(model) == [8 if weights == "int8" or narrows else 4]
+    weight = quantize_blocks(np.ascontiguousarray(matrix.T), bits_of(model)[0], 32)
+    expected = x @ weight.dequantized(shape[0]).T + bias
+    np.testing.assert_allclose(run(model, x=x)[0], expected, atol=0.3)  # x is rounded, too
+    assert not MatMulNBits(weights)(model).modified
+
+
+TIED = """agraph (int64[b, t] ids) => (float[b, t, 64] rows, float[b, 200] logits) {
+    rows = Gather(table, ids)
+    last = ReduceMean <keepdims = 0> (rows, axes)
+    logits = Gemm <transB = 1> (last, table)
+}"""
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_tied_table_is_stored_once_in_8_bits(weights):
+    ids = np.array([[3, 199, 0]])
+    model = model_of(TIED, table=normal(200, 64), axes=np.array([1]))
+    before = run(model, ids=ids)
+    MatMulNBits(weights)(model)
+    stored = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    assert stored < 200 * 64 + 200 * 2 * 4 + 100
+    for now, then in zip(run(model, ids=ids), before, strict=True):
+        np.testing.assert_allclose(now, then, atol=0.2)
+
+
+def test_a_table_of_odd_rows_and_small_matrices_stay_as_they_are():
+    model = model_of(
+        """agraph (int64[b] ids, float[b, 8] x) => (float[b, 40] rows, float[b, 8] y) {
+            rows = Gather(table, ids)
+            y = MatMul(x, W)
+        }""",
+        table=normal(50, 40),
+        W=normal(8, 8),
+    )
+    assert not MatMulNBits("int4")(model).modified
