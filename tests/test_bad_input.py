@@ -160,7 +160,7 @@ def test_everything_that_does_not_fit_is_listed_at_once(refused_build, pair, tmp
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--precision", "int8"], "fp32 only, not in int8"),
+        (["--precision", "fp8"], "with weights in fp32, int8 or int4, not fp8"),
         (["--backend", "tensorrt", "--target", "sm89"], "tensorrt is not installed"),
     ],
 )
