@@ -7,11 +7,13 @@ from html import escape
 
 from c2c_export.bench.bundle_contender import FIRST_STEP, FUSE, PREFILLS, RECEIVER, RUNTIME, SHARER
 from c2c_export.bench.charts import Bar, bar_chart, line_chart
+from c2c_export.bench.contender import MODES
 from c2c_export.bench.report_text import machine_line, ms
 from c2c_export.bench.results import BenchReport
 from c2c_export.bench.rounds import Measurement
 
-_STAGES = (SHARER, RECEIVER, FUSE, FIRST_STEP, RUNTIME)
+_STAGES = (SHARER, RECEIVER, FUSE, FIRST_STEP)
+_LEGEND = (*_STAGES, "not split", RUNTIME)
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1f23; --soft: #5d6670; --line: #dfe3e8; --paper: #fff;
   --c0: #2f6fb5; --c1: #d9822b; --c2: #3a9a5c; --c3: #8c5fb0; --c4: #9aa3ad; --c5: #b8475c; --muted: #9aa3ad; }
@@ -70,7 +72,9 @@ def html_page(report: BenchReport) -> str:
 
 
 def _at(report: BenchReport, length: int) -> list[Measurement]:
-    return [item for item in report.measurements if item.prompt_tokens == length]
+    """What computes the same side by side, bundles first."""
+    found = [item for item in report.measurements if item.prompt_tokens == length]
+    return sorted(found, key=lambda item: (MODES.index(item.mode), item.is_peer))
 
 
 def _first_token(report: BenchReport, length: int) -> str:
@@ -78,22 +82,18 @@ def _first_token(report: BenchReport, length: int) -> str:
     for item in _at(report, length):
         first = item.median("first_token") or 0.0
         bars.append(Bar(item.contender, _parts(item, first), f"{ms(first)} ms"))
-    legend = (*_STAGES, "not split")
-    return bar_chart(f"{length} tokens, ms", bars, legend)
+    return bar_chart(f"{length} tokens, ms", bars, _LEGEND)
 
 
 def _parts(item: Measurement, first: float) -> tuple[float, ...]:
     """Milliseconds by stage. Prefills that ran side by side share the time that both took."""
     stages = item.median_stages()
     if not stages:
-        return (0.0,) * len(_STAGES) + (first * 1e3,)
+        return (0.0, 0.0, 0.0, 0.0, first * 1e3, 0.0)
     both = stages[SHARER] + stages[RECEIVER]
     shrink = stages[PREFILLS] / both if both else 1.0
-    parts = [
-        stages.get(stage, 0.0) * (shrink if stage in (SHARER, RECEIVER) else 1.0)
-        for stage in _STAGES
-    ]
-    return (*(max(part, 0.0) * 1e3 for part in parts), 0.0)
+    parts = [stages[stage] * (shrink if stage in (SHARER, RECEIVER) else 1.0) for stage in _STAGES]
+    return (*(part * 1e3 for part in parts), 0.0, max(stages.get(RUNTIME, 0.0), 0.0) * 1e3)
 
 
 def _decode(report: BenchReport, length: int) -> str:

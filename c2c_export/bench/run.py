@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from c2c_export.bench.bandwidth import Bandwidth, measure_bandwidth
 from c2c_export.bench.bundle_contender import BundleContender, OpenBundle
-from c2c_export.bench.contender import Contender, Mode
+from c2c_export.bench.contender import MODES, Contender
 from c2c_export.bench.fresh_process import FreshProcess, Request, measure_fresh
 from c2c_export.bench.machine import machine_facts
 from c2c_export.bench.peer import PeerSetup
@@ -29,7 +29,6 @@ from c2c_runtime.errors import UsageError
 if TYPE_CHECKING:
     from c2c_export.pair import PairSource
 
-_MODES: tuple[Mode, ...] = ("c2c", "prefills", "receiver")
 _FRESH_TOKENS = 32  # of the prompt that a fresh process answers
 
 
@@ -91,7 +90,7 @@ def run_bench(
             for peer in peers:
                 stack.callback(peer.close)
         prompts = [prompt_ids(opened[0].session, length) for length in options.prompt_tokens]
-        ours = [BundleContender(one, mode) for one in opened for mode in _MODES]
+        ours = [BundleContender(one, mode) for one in opened for mode in MODES]
         measurements = take_turns(
             _interleaved(ours, peers), prompts, options.num_new, options.num_rounds, say
         )
