@@ -90,16 +90,17 @@ class OpenBundle:
         pieces = iter(self.session.answer(sections, options, conversation))
         self.backend.take_calls()
         started = time.perf_counter()
-        next(pieces)
+        token_ids = [next(pieces).token_id]
         first_token_s = time.perf_counter() - started
         stages = split(self.backend.take_calls(), first_token_s)
         steps, graph_steps = [], []
         for _ in range(num_new - 1):
             started = time.perf_counter()
-            next(pieces)
+            piece = next(pieces)
             steps.append(time.perf_counter() - started)
             graph_steps.append(sum(call.seconds for call in self.backend.take_calls()))
-        return Run(first_token_s, stages, tuple(steps), tuple(graph_steps))
+            token_ids.append(piece.token_id)
+        return Run(first_token_s, stages, tuple(steps), tuple(graph_steps), tuple(token_ids))
 
     def _sections(self, ids: Sequence[int], mode: Mode) -> list[Section]:
         if mode == "prefills":

@@ -8,11 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _LABELS, _VALUES = (
-    760,
-    190,
-    90,
-)  # pixels: the chart, the names at its left, the numbers right
+_WIDTH, _LABELS, _VALUES = 760, 170, 210  # pixels: the chart, names at its left, numbers right
 _ROW, _BAR = 26, 16
 _LINE_HEIGHT, _MARGIN = 260, 46
 

@@ -18,13 +18,15 @@ class Run:
 
     ``first_token_s``: from ids to the first new id. ``stages``: its parts by name, where they are
     known. ``steps_s``: each decode step after it, choosing the id included. ``graph_steps_s``: what
-    of each step was spent in the graph, where that is known.
+    of each step was spent in the graph, where that is known. ``token_ids``: the answer, which tells
+    whether two contenders compute the same.
     """
 
     first_token_s: float
     stages: dict[str, float] = field(default_factory=dict)
     steps_s: tuple[float, ...] = ()
     graph_steps_s: tuple[float, ...] = ()
+    token_ids: tuple[int, ...] = ()
 
     @property
     def step_s(self) -> float | None:

@@ -97,16 +97,16 @@ class EagerChain:
             chain.fuse(end - start, parts, section.mask)
             lap("fuse")
             start = end
-        token_id = int(chain.decode(last.receiver_ids).argmax())
+        token_ids = [int(chain.decode(last.receiver_ids).argmax())]
         lap("first step")
         first_token_s = marks[-1] - marks[0]
         stages["prefills"] = stages["Sharer prefill"] + stages["Receiver prefill"]
         steps = []
         for _ in range(num_new - 1):
             started = time.perf_counter()
-            token_id = int(chain.decode([token_id]).argmax())
+            token_ids.append(int(chain.decode(token_ids[-1:]).argmax()))
             steps.append(time.perf_counter() - started)
-        return Run(first_token_s, stages, tuple(steps))
+        return Run(first_token_s, stages, tuple(steps), token_ids=tuple(token_ids))
 
     def close(self) -> None:
         """Nothing: the models are shared."""
@@ -138,7 +138,7 @@ class TransformersGenerate:
         )
         times = [started, *clock.times]
         first, *steps = (after - before for before, after in itertools.pairwise(times))
-        return Run(first, {}, tuple(steps))
+        return Run(first, {}, tuple(steps), token_ids=tuple(clock.token_ids))
 
     def close(self) -> None:
         """Nothing: the model is shared."""
@@ -149,11 +149,13 @@ class _Clock(BaseStreamer):
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.token_ids: list[int] = []
         self._has_prompt = False
 
     def put(self, value: Any) -> None:
         if self._has_prompt:
             self.times.append(time.perf_counter())
+            self.token_ids += value.tolist()
         self._has_prompt = True
 
     def end(self) -> None:

@@ -51,15 +51,15 @@ class GenAI:
         started = time.perf_counter()
         generator.append_tokens(list(ids))
         generator.generate_next_token()
-        int(generator.get_next_tokens()[0])
+        token_ids = [int(generator.get_next_tokens()[0])]
         first_token_s = time.perf_counter() - started
         steps = []
         for _ in range(num_new - 1):
             started = time.perf_counter()
             generator.generate_next_token()
-            int(generator.get_next_tokens()[0])
+            token_ids.append(int(generator.get_next_tokens()[0]))
             steps.append(time.perf_counter() - started)
-        return Run(first_token_s, {}, tuple(steps))
+        return Run(first_token_s, {}, tuple(steps), token_ids=tuple(token_ids))
 
     def close(self) -> None:
         """Drop the model."""

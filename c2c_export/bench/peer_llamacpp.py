@@ -38,15 +38,15 @@ class LlamaCpp:
         self._model.reset()
         tokens = self._model.generate(list(ids), temp=0.0, top_k=1)
         started = time.perf_counter()
-        next(tokens)
+        token_ids = [next(tokens)]
         first_token_s = time.perf_counter() - started
         steps = []
         for _ in range(num_new - 1):
             started = time.perf_counter()
-            next(tokens)
+            token_ids.append(next(tokens))
             steps.append(time.perf_counter() - started)
         tokens.close()
-        return Run(first_token_s, {}, tuple(steps))
+        return Run(first_token_s, {}, tuple(steps), token_ids=tuple(token_ids))
 
     def close(self) -> None:
         """Free the model."""

@@ -50,6 +50,7 @@ def html_page(report: BenchReport) -> str:
         *(_first_token(report, length) for length in lengths),
         "<h2>Decode step</h2>",
         *(_decode(report, length) for length in lengths),
+        *_side_by_side(report),
         *_sweeps(report),
         "<h2>Ratios</h2>",
         "<p>Medians over rounds of the ratio in each round; below 1 is faster.</p>",
@@ -104,6 +105,23 @@ def _decode(report: BenchReport, length: int) -> str:
             text = f"{ms(decode.p50_s)} ms, p99 {ms(decode.p99_s)}"
             bars.append(Bar(item.contender, (decode.p50_s * 1e3,), text, item.is_peer))
     return bar_chart(f"after {length} tokens, ms a step (p50)", bars)
+
+
+def _side_by_side(report: BenchReport) -> list[str]:
+    """What precision and closed gates change, where several bundles were measured."""
+    if len(report.bundles) < 2:
+        return []
+    charts = ["<h2>Fuse, by precision and gates</h2>"]
+    for length in dict.fromkeys(item.prompt_tokens for item in report.measurements):
+        bars = []
+        for item in _at(report, length):
+            bundle, fuse = report.bundle_of(item), item.median("fuse")
+            if bundle is not None and fuse is not None:
+                gates = f"{bundle.num_open_gates} of {bundle.num_gates} gates open"
+                words = f"{ms(fuse)} ms, {bundle.precision}, {gates}"
+                bars.append(Bar(bundle.label, (fuse * 1e3,), words))
+        charts.append(bar_chart(f"{length} tokens, ms", bars))
+    return charts
 
 
 def _sweeps(report: BenchReport) -> list[str]:

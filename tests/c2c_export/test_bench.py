@@ -90,6 +90,12 @@ def check_measurements(report):
         steps = 0 if name == "bundle prefills" else 2
         assert all(len(run["steps_s"]) == steps for run in item["runs"]), name
         assert (item["decode"] is None) == (steps == 0)
+    # A peer that computes something else would be no peer.
+    for mode, names in {"c2c": ("eager", "eager-last"), "receiver": ("transformers",)}.items():
+        for length in (6, 12):
+            answers = {tuple(run["token_ids"]) for name in (f"bundle {mode}", *names) for run in found[name, length]["runs"]}  # fmt: skip
+            assert len(answers) == 1, (mode, length)
+            assert len(answers.pop()) == 3
     chain = found["bundle c2c", 12]
     for run in chain["runs"]:
         for stage in ("Sharer prefill", "Receiver prefill", "fuse", "first step"):
@@ -165,9 +171,10 @@ def test_several_bundles_are_compared(cli, tiny, tmp_path):
     report_file.write_text(json.dumps({"bundle": str(other), "seconds": 12.5}))
     called = cli(
         "bench", tiny / "bundle", other, "--prompt-tokens", 6, "--new-tokens", 2, "--rounds", 1,
-        "--build-report", report_file,
+        "--build-report", report_file, "--html", tmp_path / "two.html",
     )  # fmt: skip
     assert called.code == 0, called.err
+    assert "ms, fp32, 4 of 4 gates open</text>" in (tmp_path / "two.html").read_text()
     words = " ".join(called.out.split())
     assert "bundle#2 c2c" in words
     assert "first token" in words
