@@ -8,7 +8,7 @@ from html import escape
 from c2c_export.bench.bundle_contender import FIRST_STEP, FUSE, PREFILLS, RECEIVER, RUNTIME, SHARER
 from c2c_export.bench.charts import Bar, bar_chart, line_chart
 from c2c_export.bench.contender import MODES
-from c2c_export.bench.report_text import machine_line, ms
+from c2c_export.bench.report_text import DISTURBED, is_disturbed, machine_line, ms
 from c2c_export.bench.results import BenchReport
 from c2c_export.bench.rounds import Measurement
 
@@ -44,6 +44,7 @@ def html_page(report: BenchReport) -> str:
         "<h1>c2c-export bench</h1>",
         f"<p>{escape(machine_line(report))}. {escape(report.started_at)}, {report.seconds:.0f} s.<br>"
         f"<code>{escape(report.command)}</code></p>",
+        f"<p><strong>{DISTURBED}</strong></p>" if is_disturbed(report) else "",
         "<h2>Time to the first token</h2>",
         "<p>Medians over rounds in which all took turns. Stages are the time inside the graphs; what is "
         "left is the runtime's.</p>",
@@ -156,11 +157,13 @@ def _ratios(report: BenchReport) -> str:
             ratio.metric.replace("_", " "),
             str(ratio.prompt_tokens),
             f"{ratio.median:.2f}",
+            f"{ratio.best:.2f}",
             " ".join(f"{sample:.2f}" for sample in ratio.samples),
         )
         for ratio in report.ratios
     ]
-    return _table(("ours", "against", "what", "tokens in", "ratio", "rounds"), rows)
+    heads = ("ours", "against", "what", "tokens in", "ratio", "of the best rounds", "rounds")
+    return _table(heads, rows)
 
 
 def _bundles(report: BenchReport) -> str:

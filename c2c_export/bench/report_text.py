@@ -13,11 +13,15 @@ from c2c_export.bench.rounds import Ratio
 
 STAGES = (SHARER, RECEIVER, FUSE, FIRST_STEP)
 _METRIC_WORDS = {"first_token": "first token", "decode_step": "decode step", "fuse": "fuse"}
+_QUIET_LOAD = 0.25  # of the cores, over the minute before
+DISTURBED = "other work was on this machine when the run began: close it and measure again"
 
 
 def print_report(report: BenchReport, console: Console) -> None:
     """Print everything but single samples, which the JSON has."""
     console.print(machine_line(report), markup=False)
+    if is_disturbed(report):
+        console.print(DISTURBED, markup=False)
     console.print(_bundles(report))
     for length in dict.fromkeys(item.prompt_tokens for item in report.measurements):
         console.print(_times(report, length))
@@ -41,6 +45,12 @@ def machine_line(report: BenchReport) -> str:
         f"{machine.memory_bytes / 2**30:.0f} GiB, reads {report.bandwidth.bytes_per_s / 1e9:.1f} GB/s "
         f"({report.bandwidth.how})"
     )
+
+
+def is_disturbed(report: BenchReport) -> bool:
+    """Whether other work ran on the machine when the run began."""
+    load = report.machine.load
+    return load is not None and load > _QUIET_LOAD * report.machine.num_cores
 
 
 def _bundles(report: BenchReport) -> Table:
@@ -90,10 +100,8 @@ def _times(report: BenchReport, length: int) -> Table:
 
 
 def _ratios(ratios: Iterable[Ratio]) -> Table:
-    """Peers only: bundle to bundle stands in the JSON and on the page."""
-    table = Table(
-        "ours", "against", "tokens in", "what", "ratio", "of rounds", title="below 1 is faster"
-    )
+    heads = ("ours", "against", "tokens in", "what", "ratio", "of the best rounds", "rounds")
+    table = Table(*heads, title="below 1 is faster")
     for ratio in ratios:
         table.add_row(
             ratio.ours,
@@ -101,6 +109,7 @@ def _ratios(ratios: Iterable[Ratio]) -> Table:
             f"{ratio.prompt_tokens}",
             _METRIC_WORDS[ratio.metric],
             f"{ratio.median:.2f}",
+            f"{ratio.best:.2f}",
             " ".join(f"{sample:.2f}" for sample in ratio.samples),
         )
     return table

@@ -124,7 +124,11 @@ class BenchReport:
                 for bundle in self.bundles
             ],
             "measurements": [self._measurement(item) for item in self.measurements],
-            "ratios": [asdict(ratio) | {"median": ratio.median} for ratio in self.ratios],
+            "ratios": [
+                asdict(ratio)
+                | {"samples": ratio.samples, "median": ratio.median, "best": ratio.best}
+                for ratio in self.ratios
+            ],
             "sweeps": [asdict(sweep) for sweep in self.sweeps],
             "skipped_peers": [asdict(peer) for peer in self.skipped_peers],
         }

@@ -48,19 +48,30 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How long ``ours`` takes for what takes ``other`` one: the median over rounds of the ratio in
-    each round. Below 1 is faster."""
+    """How long ``ours`` takes for what takes ``other`` one; below 1 is faster. ``ours_s`` and
+    ``other_s``: seconds in each round."""
 
     ours: str
     other: str
     metric: str
     prompt_tokens: int
-    samples: tuple[float, ...]
+    ours_s: tuple[float, ...]
+    other_s: tuple[float, ...]
+
+    @property
+    def samples(self) -> tuple[float, ...]:
+        """The ratio in each round."""
+        return tuple(a / b for a, b in zip(self.ours_s, self.other_s, strict=True))
 
     @property
     def median(self) -> float:
-        """The median over rounds."""
+        """The median over rounds: what counts."""
         return statistics.median(self.samples)
+
+    @property
+    def best(self) -> float:
+        """The fastest round of each: far from the median where other work disturbed the run."""
+        return min(self.ours_s) / min(self.other_s)
 
 
 def take_turns(
@@ -121,10 +132,10 @@ def _is_comparable(ours: Measurement, other: Measurement, metric: str) -> bool:
 
 
 def _ratio(ours: Measurement, other: Measurement, metric: str) -> list[Ratio]:
-    samples = []
-    for mine, theirs in zip(ours.runs, other.runs, strict=True):
-        a, b = METRICS[metric](mine), METRICS[metric](theirs)
-        if a is None or b is None:
-            return []
-        samples.append(a / b)
-    return [Ratio(ours.contender, other.contender, metric, ours.prompt_tokens, tuple(samples))]
+    mine, theirs = (
+        tuple(value for run in item.runs if (value := METRICS[metric](run)) is not None)
+        for item in (ours, other)
+    )
+    if len(mine) != len(ours.runs) or len(theirs) != len(other.runs):
+        return []
+    return [Ratio(ours.contender, other.contender, metric, ours.prompt_tokens, mine, theirs)]
