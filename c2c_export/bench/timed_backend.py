@@ -39,6 +39,11 @@ class TimedBackend:
         """The backend's."""
         return self._backend.memory
 
+    @property
+    def loads_in_threads(self) -> bool:
+        """The backend's word; one that says nothing loads graph by graph."""
+        return bool(getattr(self._backend, "loads_in_threads", False))
+
     def load(self, role: str) -> Graph:
         """The backend's graph, timed."""
         return _TimedGraph(self._backend.load(role), role, self._calls)
