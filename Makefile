@@ -78,8 +78,12 @@ format: $(STAMP) ## let ruff sort imports and format every file
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure a decode step of the demo pair
-	$(BIN)/python -m benchmarks.decode_step
+bench: $(STAMP) ## measure the demo pair and, where they are installed, its peers: under ten minutes
+	@mkdir -p .demo
+	@[ -d .demo/demo.bundle ] || $(BIN)/c2c-export build --pair demo -o .demo/demo.bundle --json > .demo/build.json
+	$(BIN)/c2c-export bench .demo/demo.bundle --pair demo --prompt-tokens 32,128 --new-tokens 32 \
+	  $$([ ! -s .demo/build.json ] || echo --build-report .demo/build.json) --html .demo/bench.html
+	@echo "charts: .demo/bench.html"
 
 clean: ## remove caches and build output; .venv stays (remove it by hand to start over)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(TYPECHECK) .demo

@@ -17,12 +17,13 @@ from c2c_export.fuser import FuserLayer
 Caches = list[tuple[Tensor, Tensor]]  # (key, value) a layer, [1, kv_heads, tokens, head_dim]
 
 
-def clean_caches(model: PreTrainedModel, ids: Sequence[int]) -> Caches:
-    """The caches of one pass over ``ids`` that starts empty."""
+def clean_caches(model: PreTrainedModel, ids: Sequence[int], *, all_logits: bool = False) -> Caches:
+    """The caches of one pass over ``ids`` that starts empty. ``all_logits``: see ``ReceiverChain``."""
     # A cache that knows no config keeps every token of windowed layers too.
     cache = DynamicCache()
+    forward = model if all_logits else model.model
     with torch.no_grad():
-        model.model(input_ids=torch.tensor([list(ids)]), cache=cache, use_cache=True)
+        forward(input_ids=torch.tensor([list(ids)]), cache=cache, use_cache=True)
     return _caches(cache)
 
 
@@ -37,11 +38,16 @@ class ReceiverChain:
         model: PreTrainedModel,
         fusers: Sequence[dict[int, tuple[int, FuserLayer]]],
         multi_sharer: str = "sequential",
+        *,
+        all_logits: bool = False,
     ) -> None:
+        """``all_logits``: compute logits of every token, as the published code does; by default only
+        those that are used."""
         self.model = model
         self.fusers = fusers
         self.parallel = multi_sharer == "parallel"
         self.cache = DynamicCache()
+        self._logits_to_keep = 0 if all_logits else 1
 
     @property
     def caches(self) -> Caches:
@@ -53,10 +59,14 @@ class ReceiverChain:
 
         ``sharer_sections``: a Sharer's caches of this section only.
         """
-        self._forward(ids)
+        self.decode(ids)
+        self.fuse(len(ids), sharer_sections, mask)
+
+    def fuse(self, num_tokens: int, sharer_sections: Sequence[Caches], mask: int) -> None:
+        """The second half of ``append``: fuse into the last ``num_tokens`` of the cache."""
         if mask < 0:
             return
-        start = self.cache.get_seq_length() - len(ids)
+        start = self.cache.get_seq_length() - num_tokens
         for layer, cached in enumerate(self.cache.layers):
             clean = (cached.keys[:, :, start:].clone(), cached.values[:, :, start:].clone())
             current = clean
@@ -78,7 +88,15 @@ class ReceiverChain:
 
     def decode(self, ids: Sequence[int]) -> Tensor:
         """Run ``ids`` through the Receiver alone; logits after the last one, [vocab_size]."""
-        return self._forward(ids)
+        with torch.no_grad():
+            output = self.model(
+                input_ids=torch.tensor([list(ids)]),
+                cache=self.cache,
+                use_cache=True,
+                logits_to_keep=self._logits_to_keep,
+            )
+        logits: Tensor = output.logits[0, -1]
+        return logits
 
     def greedy(
         self, last_section: Sequence[int], num_tokens: int
@@ -90,17 +108,6 @@ class ReceiverChain:
             logits.append(self.decode(ids[-1:]))
             ids.append(int(logits[-1].argmax()))
         return ids, logits
-
-    def _forward(self, ids: Sequence[int]) -> Tensor:
-        with torch.no_grad():
-            output = self.model(
-                input_ids=torch.tensor([list(ids)]),
-                cache=self.cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        logits: Tensor = output.logits[0, -1]
-        return logits
 
 
 def _caches(cache: DynamicCache) -> Caches:

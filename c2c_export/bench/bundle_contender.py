@@ -1,0 +1,153 @@
+"""A bundle as contenders: the chain, both prefills without the Fuser, and the Receiver alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from c2c_export.bench.contender import Mode, Run
+from c2c_export.bench.timed_backend import GraphCall, TimedBackend, covered_s
+from c2c_runtime import names
+from c2c_runtime.alignment import UNFUSED, Section
+from c2c_runtime.backend_choice import Wish
+from c2c_runtime.bundle import Bundle
+from c2c_runtime.conversation import Conversation
+from c2c_runtime.devices import open_backend
+from c2c_runtime.errors import CapacityError
+from c2c_runtime.generation import GenerationOptions
+from c2c_runtime.kv_cache import CacheSpec, KVCache, allocate_cache
+from c2c_runtime.session import Session
+
+# The parts of the time to the first token. Both prefills are given as each took; where they ran side
+# by side they add up to more than "prefills".
+SHARER, RECEIVER, FUSE, FIRST_STEP = "Sharer prefill", "Receiver prefill", "fuse", "first step"
+RUNTIME = "runtime"
+PREFILLS = "prefills"
+
+
+class OpenBundle:
+    """A bundle that is open for measurements, with one conversation that they take turns with."""
+
+    def __init__(
+        self, path: Path, label: str, *, device: Wish = "auto", num_threads: int | None = None
+    ) -> None:
+        self.label = label
+        self.bundle = Bundle.open(path, with_engines=device in ("auto", "tensorrt"))
+        self.backend = TimedBackend(open_backend(self.bundle, device, num_threads=num_threads))
+        try:
+            self.session = Session(self.bundle, self.backend)
+            self.conversation = self.session.conversation()
+        except BaseException:
+            self.backend.close()
+            raise
+
+    @property
+    def caches_bytes(self) -> int:
+        """Bytes of the caches of one conversation."""
+        caches = [self.conversation.receiver, *self.conversation.sharers]
+        return sum(cache.size_bytes for cache in caches)
+
+    def conversation_of(self, max_seq_len: int) -> Conversation:
+        """A further conversation whose caches hold ``max_seq_len`` tokens. Raises ``CapacityError``
+        where graphs fix the capacity."""
+        if any(graph.dialect != "ort" for graph in self.bundle.manifest.graphs):
+            raise CapacityError(
+                f"the graphs of {self.label} hold {self.bundle.manifest.limits.max_seq_len} tokens, "
+                "whatever the caches are",
+                "leave out --sweep capacity",
+            )
+        num_sharers = len(self.bundle.manifest.pair.sharers)
+        sharers = [
+            self._cache(self.bundle.sharer_caches(number + 1), max_seq_len)
+            for number in range(num_sharers)
+        ]
+        receiver = self._cache(self.bundle.receiver_caches, max_seq_len)
+        return Conversation(self.session, receiver, sharers)
+
+    def _cache(self, spec: CacheSpec, max_seq_len: int) -> KVCache:
+        return allocate_cache(replace(spec, max_seq_len=max_seq_len), self.session.memory)
+
+    def run(
+        self,
+        ids: Sequence[int],
+        num_new: int,
+        mode: Mode = "c2c",
+        conversation: Conversation | None = None,
+    ) -> Run:
+        """One answer, timed as a user has it: through ``Session.answer``."""
+        conversation = conversation or self.conversation
+        sections = self._sections(ids, mode)
+        options = GenerationOptions(
+            max_new_tokens=num_new,
+            mode="receiver" if mode == "receiver" else "c2c",
+            ignore_eos=True,
+        )
+        conversation.reset()
+        if mode != "receiver":
+            conversation.load_sharers()
+        pieces = iter(self.session.answer(sections, options, conversation))
+        self.backend.take_calls()
+        started = time.perf_counter()
+        token_ids = [next(pieces).token_id]
+        first_token_s = time.perf_counter() - started
+        stages = split(self.backend.take_calls(), first_token_s)
+        steps, graph_steps = [], []
+        for _ in range(num_new - 1):
+            started = time.perf_counter()
+            piece = next(pieces)
+            steps.append(time.perf_counter() - started)
+            graph_steps.append(sum(call.seconds for call in self.backend.take_calls()))
+            token_ids.append(piece.token_id)
+        return Run(first_token_s, stages, tuple(steps), tuple(graph_steps), tuple(token_ids))
+
+    def _sections(self, ids: Sequence[int], mode: Mode) -> list[Section]:
+        if mode == "prefills":
+            return self.session.sections_of_ids(ids, [(len(ids) - 1, UNFUSED), (1, UNFUSED)])
+        return self.session.sections_of_ids(ids)
+
+    def close(self) -> None:
+        """Release graphs and caches."""
+        self.session.close()
+
+
+def split(calls: Sequence[GraphCall], first_token_s: float) -> dict[str, float]:
+    """The time to the first token by stage. The Receiver's last call is the first step (the whole
+    prompt, where it answers alone); what no graph accounts for is the runtime's."""
+    receiver = [call for call in calls if call.role == names.RECEIVER]
+    sharers = [call for call in calls if call.role.startswith("sharer")]
+    fuse = [call for call in calls if call.role == names.FUSER]
+    prefill, first_step = receiver[:-1], receiver[-1:]
+    if not prefill and not sharers:  # the Receiver alone, in one call
+        prefill, first_step = first_step, []
+    return {
+        SHARER: _sum(sharers),
+        RECEIVER: _sum(prefill),
+        PREFILLS: covered_s([*sharers, *prefill]),
+        FUSE: _sum(fuse),
+        FIRST_STEP: _sum(first_step),
+        RUNTIME: first_token_s - covered_s(calls),
+    }
+
+
+def _sum(calls: Sequence[GraphCall]) -> float:
+    return sum(call.seconds for call in calls)
+
+
+class BundleContender:
+    """``Contender``: an open bundle in one mode."""
+
+    is_peer = False
+
+    def __init__(self, opened: OpenBundle, mode: Mode) -> None:
+        self.opened = opened
+        self.mode: Mode = mode
+        self.name = f"{opened.label} {mode}"
+
+    def run(self, ids: Sequence[int], num_new: int) -> Run:
+        """One answer."""
+        return self.opened.run(ids, num_new, self.mode)
+
+    def close(self) -> None:
+        """The bundle is shared with other modes and closed by who opened it."""
