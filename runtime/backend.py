@@ -27,6 +27,10 @@ class Memory(Protocol):
         """A buffer full of zeros. ``UnavailableError`` if there is no room for it."""
         ...
 
+    def allocate_like(self, buffer: Buffer, shape: tuple[int, ...]) -> Buffer:
+        """A buffer of another one's element type, full of zeros."""
+        ...
+
     def host_array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """A host array of zeros that can be copied over fast, for what changes at every call."""
         ...
@@ -45,7 +49,7 @@ class Memory(Protocol):
         ...
 
     def copy(self, source: Buffer, target: Buffer, length: int) -> None:
-        """Copy slots 0..length-1 from one cache to another of the same shape."""
+        """Copy slots 0..length-1 from one cache to another, which may have another capacity."""
         ...
 
     def shape_of(self, buffer: Buffer) -> tuple[int, ...]:
@@ -110,6 +114,11 @@ class Backend(Protocol):
     @property
     def memory(self) -> Memory:
         """Where caches of this backend live."""
+        ...
+
+    @property
+    def loads_in_threads(self) -> bool:
+        """Whether ``load`` may be called by several threads at a time."""
         ...
 
     def load(self, role: str) -> Graph:

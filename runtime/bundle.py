@@ -85,17 +85,40 @@ class Bundle:
         limits = self.manifest.limits
         return CacheSpec(owner, dims, num_layers, limits.max_seq_len, dtype, limits.max_positions)
 
-    def check_hashes(self, on_read: Callable[[int], None] | None = None) -> None:
-        """Read every file and compare its sha256 with the manifest's. Raises ``BundleError``.
+    def files_of(self, role: str) -> list[str]:
+        """Files that only who runs the graph of ``role`` reads: the graph, its weights, its engines."""
+        paths = [graph.path for graph in self.manifest.graphs if graph.role == role]
+        paths += [engine.path for engine in self.manifest.engines if engine.role == role]
+        return [
+            name
+            for name in self.manifest.files
+            if any(name == path or name.startswith(f"{path}.") for path in paths)
+        ]
 
-        ``on_read`` is told the bytes of each piece that was read, for a progress bar.
+    @property
+    def common_files(self) -> list[str]:
+        """Files of no single role: tokenizers, alignments, golden cases."""
+        roles = dict.fromkeys(graph.role for graph in self.manifest.graphs)
+        owned = {name for role in roles for name in self.files_of(role)}
+        return [name for name in self.manifest.files if name not in owned]
+
+    def check_hashes(
+        self,
+        on_read: Callable[[int], None] | None = None,
+        files: Iterable[str] | None = None,
+    ) -> None:
+        """Read files and compare their sha256 with the manifest's. Raises ``BundleError``.
+
+        ``on_read`` is told the bytes of each piece that was read, for a progress bar. ``files``: names
+        of some files, None: all.
         """
+        entries = self.manifest.files
         problems = [
             Problem(
                 f"{name} is not the file that was built (its sha256 differs)", self._remedy(name)
             )
-            for name, entry in self.manifest.files.items()
-            if sha256_of(self.path_of(name), on_read) != entry.sha256
+            for name in (entries if files is None else files)
+            if sha256_of(self.path_of(name), on_read) != entries[name].sha256
         ]
         if problems:
             raise BundleError(f"the bundle {self.root} is damaged:", problems)

@@ -22,6 +22,7 @@ from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.errors import UsageError
 from c2c_runtime.kv_cache import KVCache, allocate_cache, cache_bindings
 from c2c_runtime.logits import Logits
+from c2c_runtime.section_record import SectionRecord
 from c2c_runtime.section_rules import SectionRules
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ class Conversation:
             else list(sharers)
         )
         self.times = StageTimes()
-        # What the caches hold: sections that every model has read, then ids of the Receiver alone.
-        self._sections: list[Section] = []
-        self._loose_ids: list[int] = []
+        self._record = SectionRecord(self.receiver, self.sharers)
         self._session = session
         self._receiver = BoundModel(
             session.graph(names.RECEIVER), self.receiver, pair.receiver.vocab_size
@@ -89,11 +88,13 @@ class Conversation:
         """
         self.require(sections)
         *fused, last = sections
-        self._keep_beginning(fused)
-        for section in fused[len(self._sections) :]:
+        self._record.keep_common(fused)
+        self._session.prefixes.restore(self._record, self.receiver, self.sharers, fused)
+        for section in fused[len(self._record.sections) :]:
             self.append(section.receiver_ids, section.sharer_ids, section.mask, section.span)
+        self.keep()
         start = time.perf_counter()
-        self._drop_loose_ids()
+        self._record.drop_loose_ids()
         logits = self.decode(last.receiver_ids)
         self.receiver.skip(last.span - len(last.receiver_ids))
         self.times.receiver_prefill_s += time.perf_counter() - start
@@ -117,7 +118,7 @@ class Conversation:
         if span is not None:
             section = Section(section.receiver_ids, section.sharer_ids, sharers, span)
         self._rules.check_section(section)
-        adopted = self._can_adopt(section)
+        adopted = self._record.can_adopt(section)
         if not adopted:
             self.receiver.require(len(receiver_ids))
         used = [
@@ -131,7 +132,7 @@ class Conversation:
             cache.require(len(ids))
         self.load_sharers()
         if not adopted:
-            self._settle_loose_ids()
+            self._record.settle_loose_ids()
         with self._all_or_nothing():
             receiver_start = self.receiver.length
             sharer_starts = [cache.length for cache in self.sharers]
@@ -149,8 +150,8 @@ class Conversation:
                 self._fuse(receiver_start, sharer_starts, len(receiver_ids), sharers)
                 self.times.fuse_s += time.perf_counter() - start
         if adopted:
-            del self._loose_ids[: len(receiver_ids)]
-        self._sections.append(section)
+            del self._record.loose_ids[: len(receiver_ids)]
+        self._record.sections.append(section)
 
     def decode(self, ids: Sequence[int]) -> Logits:
         """Run ``ids`` through the Receiver alone: the last section of a prompt, or a decode step.
@@ -167,7 +168,7 @@ class Conversation:
             else:
                 for first in range(0, len(ids), self._max_prompt_len):
                     self._receiver.prefill(ids[first : first + self._max_prompt_len])
-        self._loose_ids += ids
+        self._record.loose_ids += ids
         return self._receiver.logits
 
     def require(self, sections: Sequence[Section]) -> None:
@@ -183,90 +184,24 @@ class Conversation:
 
     def load_sharers(self) -> None:
         """Load and bind what only fusing needs, so that the first section does not wait for it."""
+        self._session.load(self._session.fusing_roles)
         for number, cache in enumerate(self.sharers, start=1):
             if cache.buffers:
                 self._sharer(number)
         self._fuser()
 
+    def keep(self) -> bool:
+        """Keep a copy of the sections in the caches, for conversations of this session that begin the
+        same way. Returns whether it is kept: not without room in the session's ``prefixes``."""
+        if not (self._record.is_true or self._record.is_at_sections):
+            return False
+        return self._session.prefixes.keep(self._record, self.receiver, self.sharers)
+
     def reset(self) -> None:
         """Forget everything said; the buffers are kept, uncleared, for the next conversation."""
-        self._rewind(0)
-        self._loose_ids.clear()
+        self._record.rewind(0)
+        self._record.loose_ids.clear()
         self.times = StageTimes()
-
-    def _keep_beginning(self, sections: Sequence[Section]) -> None:
-        """Go back to the last section that the caches and ``sections`` have in common. Ids that the
-        Receiver alone has run since are kept in mind if nothing else came after that section. Nothing
-        is kept of caches that somebody else wrote to, by ``KVCache.load`` for example."""
-        if not self._is_as_recorded():
-            self._sections.clear()
-            self._loose_ids.clear()
-        common = 0
-        for held, wanted in zip(self._sections, sections, strict=False):
-            if held != wanted:
-                break
-            common += 1
-        if common < len(self._sections):
-            self._loose_ids.clear()
-        self._rewind(common)
-
-    @property
-    def _num_receiver_ids(self) -> int:
-        """Tokens that the Receiver has of the recorded sections."""
-        return sum(len(section.receiver_ids) for section in self._sections)
-
-    def _num_sharer_ids(self, index: int) -> int:
-        """Tokens that Sharer ``index`` + 1 has of the recorded sections; 0 if it is never run."""
-        if not self.sharers[index].buffers:
-            return 0
-        return sum(len(section.sharer_ids[index]) for section in self._sections)
-
-    @property
-    def _span(self) -> int:
-        """Positions that the recorded sections occupy."""
-        return sum(section.span for section in self._sections)
-
-    def _is_as_recorded(self) -> bool:
-        """Whether the caches hold as many tokens as this conversation has run."""
-        run = self._num_receiver_ids + len(self._loose_ids)
-        return self.receiver.length == run and all(
-            cache.length == self._num_sharer_ids(index) for index, cache in enumerate(self.sharers)
-        )
-
-    def _rewind(self, num_sections: int) -> None:
-        """Forget all but the first sections. The Receiver's loose ids stay in their slots."""
-        del self._sections[num_sections:]
-        self.receiver.truncate(self._num_receiver_ids, self._span)
-        for index, cache in enumerate(self.sharers):
-            cache.truncate(self._num_sharer_ids(index), self._span)
-
-    def _can_adopt(self, section: Section) -> bool:
-        """Whether the Receiver's next slots, which it has gone back from, hold this very section."""
-        ids = section.receiver_ids
-        if not ids or tuple(self._loose_ids[: len(ids)]) != ids:
-            return False
-        held = self._num_receiver_ids
-        if self.receiver.length != held:
-            return False  # it has not gone back: these ids are part of the conversation
-        first = self.receiver.next_position
-        positions = self.receiver.key_positions[0, held : held + len(ids)]
-        return bool(np.array_equal(positions, np.arange(first, first + len(ids))))
-
-    def _drop_loose_ids(self) -> None:
-        """Forget ids that the Receiver has gone back from."""
-        if self.receiver.length == self._num_receiver_ids:
-            self._loose_ids.clear()
-
-    def _settle_loose_ids(self) -> None:
-        """Before a section comes after ids of the Receiver alone: these become a section, too."""
-        self._drop_loose_ids()
-        if self._loose_ids:
-            span = self.receiver.next_position - self._span
-            nothing = ((),) * len(self.sharers)
-            self._sections.append(Section(tuple(self._loose_ids), nothing, UNFUSED, span))
-            for cache in self.sharers:
-                cache.skip(span)
-            self._loose_ids.clear()
 
     def _prefill_together(
         self, receiver_ids: Sequence[int], sharers: list[tuple[BoundModel, Sequence[int]]]

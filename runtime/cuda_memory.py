@@ -56,6 +56,10 @@ class CudaMemory:
         self.cuda.clear(allocation.pointer, num_bytes)
         return CudaBuffer(allocation.pointer, shape, dtype, allocation)
 
+    def allocate_like(self, buffer: CudaBuffer, shape: tuple[int, ...]) -> CudaBuffer:
+        """Zeros."""
+        return self.allocate(shape, buffer.dtype)
+
     def host_array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Zeros in pinned memory, which lives as long as the array and views of it do."""
         pointer = self.cuda.allocate_host(max(math.prod(shape) * _ITEM_BYTES[dtype], 1))
@@ -113,7 +117,7 @@ class CudaMemory:
         slot_bytes = head_dim * _ITEM_BYTES[source.dtype]
         self.cuda.copy_rows(
             target.pointer,
-            capacity * slot_bytes,
+            target.shape[2] * slot_bytes,
             source.pointer,
             capacity * slot_bytes,
             length * slot_bytes,

@@ -12,6 +12,10 @@ class HostMemory:
         """Zeros. numpy has no bfloat16, and no CPU backend computes in it."""
         return np.zeros(shape, dtype)
 
+    def allocate_like(self, buffer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Zeros."""
+        return np.zeros(shape, buffer.dtype)
+
     def host_array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Zeros."""
         return np.zeros(shape, dtype)

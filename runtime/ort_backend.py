@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from c2c_runtime.bundle import Bundle
+from c2c_runtime.cores import num_usable_cores
 from c2c_runtime.errors import BundleError, UnavailableError
 from c2c_runtime.host_memory import HostMemory
 
+_shared: WeakValueDictionary[tuple[object, ...], OrtGraph] = WeakValueDictionary()
+_locks: defaultdict[tuple[object, ...], threading.Lock] = defaultdict(threading.Lock)
+
 
 class OrtBackend:
-    """``Backend``: every graph of a bundle as an ONNX Runtime session on the CPU."""
+    """``Backend``: every graph of a bundle as an ONNX Runtime session on the CPU.
+
+    A graph that another session of this process has loaded from the same file is shared with it: one
+    set of weights. It goes when the last session and conversation that use it are gone.
+    """
+
+    loads_in_threads = True
 
     def __init__(self, bundle: Bundle, num_threads: int | None = None) -> None:
-        """``num_threads`` None: one a core."""
+        """``num_threads`` None: one a core that this process may use."""
         self._bundle = bundle
-        self._num_threads = num_threads
+        self._num_threads = num_threads or num_usable_cores()
         self.memory = HostMemory()
 
     def load(self, role: str) -> OrtGraph:
@@ -30,10 +43,22 @@ class OrtBackend:
                 "ONNX Runtime has no bfloat16 on CPUs, and this bundle was built in it",
                 "run it on a GPU, or build it with --precision fp32 (fp16 works too, slowly)",
             )
-        return OrtGraph(self._bundle.path_of(spec.path), self._num_threads)
+        path = self._bundle.path_of(spec.path)
+        key = (*_identity(path), self._bundle.manifest.digest, self._num_threads)
+        with _locks[key]:
+            graph = _shared.get(key)
+            if graph is None:
+                graph = _shared[key] = OrtGraph(path, self._num_threads)
+            return graph
 
     def close(self) -> None:
         """Nothing is held here."""
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    """What tells a file from one that took its place: a bundle that was built again is another."""
+    stat = path.stat()
+    return str(path.resolve()), stat.st_dev, stat.st_ino, stat.st_mtime_ns
 
 
 class OrtGraph:
@@ -52,10 +77,10 @@ class OrtGraph:
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if num_threads is not None:
             options.intra_op_num_threads = num_threads
-        self._ort = ort
-        self._session = load_session(ort, path, options, ["CPUExecutionProvider"])
-        self.input_names = frozenset(value.name for value in self._session.get_inputs())
-        self.output_names = frozenset(value.name for value in self._session.get_outputs())
+        self.ort = ort
+        self.session = load_session(ort, path, options, ["CPUExecutionProvider"])
+        self.input_names = frozenset(value.name for value in self.session.get_inputs())
+        self.output_names = frozenset(value.name for value in self.session.get_outputs())
 
     def bind(
         self,
@@ -65,7 +90,7 @@ class OrtGraph:
         is_fixed: bool = False,
     ) -> BoundOrtGraph:
         """Tie arrays by name, see ``backend.Graph``."""
-        bound = BoundOrtGraph(self._ort, self._session)
+        bound = BoundOrtGraph(self)
         for name in self.input_names:
             if name in inputs:
                 bound.set_input(name, inputs[name])
@@ -77,10 +102,11 @@ class OrtGraph:
 class BoundOrtGraph:
     """``BoundGraph``: inputs and outputs are tied to arrays; a call moves no pointers."""
 
-    def __init__(self, ort: Any, session: Any) -> None:
-        self._ort_value = ort.OrtValue
-        self._session = session
-        self._binding = session.io_binding()
+    def __init__(self, graph: OrtGraph) -> None:
+        self._graph = graph  # shared for as long as anything is bound to it
+        self._ort_value = graph.ort.OrtValue
+        self._session = graph.session
+        self._binding = graph.session.io_binding()
         self._kept: dict[tuple[str, str], tuple[object, np.ndarray]] = {}
 
     def set_input(self, name: str, array: np.ndarray) -> None:

@@ -45,6 +45,11 @@ class OrtCudaBackend:
         self.cuda = Cuda(device)
         self.memory = CudaMemory(self.cuda)
 
+    @property
+    def loads_in_threads(self) -> bool:
+        """Not tried."""
+        return False
+
     def load(self, role: str) -> OrtCudaGraph:
         """The graph of a role. ``UnavailableError`` if ONNX Runtime would run it on the CPU."""
         path = self._bundle.path_of(self._bundle.graph(role).path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,28 +17,40 @@ from c2c_runtime.backend_choice import Wish
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.conversation import Conversation
 from c2c_runtime.devices import open_backend
-from c2c_runtime.errors import C2CError, UsageError
+from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import Answer, GenerationOptions, Piece
+from c2c_runtime.loaded_graphs import LoadedGraphs
 from c2c_runtime.ort_backend import OrtBackend
+from c2c_runtime.prefix_store import PrefixStore
 from c2c_runtime.tokenizer import Tokenizer
+
+_WARM_UP_TOKENS = 16
 
 
 class Session:
     """An open bundle. Use as a context manager, or call ``close``.
 
-    Graphs load on first use, so a session that answers with the Receiver alone never loads a Sharer.
+    Graphs load on first use, so a session that answers with the Receiver alone never loads a Sharer;
+    tokenizers, too. Safe to share between threads, but for ``close``.
     """
 
-    def __init__(self, bundle: Bundle, backend: Backend | None = None) -> None:
-        """``backend`` None: ONNX Runtime on the CPU. The session closes it."""
+    def __init__(
+        self,
+        bundle: Bundle,
+        backend: Backend | None = None,
+        *,
+        check_hashes: bool = False,
+        prefix_bytes: int = 0,
+    ) -> None:
+        """``backend`` None: ONNX Runtime on the CPU. The session closes it. ``check_hashes``: of a
+        graph's files when it loads."""
         self.bundle = bundle
+        self.prefixes = PrefixStore(prefix_bytes)
         self._backend = backend or OrtBackend(bundle)
-        self._graphs: dict[str, Graph] = {}
+        self._graphs = LoadedGraphs(bundle, self._backend, check_hashes=check_hashes)
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._lock = threading.Lock()
         manifest = bundle.manifest
-        self._tokenizers = {
-            role: Tokenizer.load(bundle.path_of(spec.path), spec, manifest.tools.get("tokenizers"))
-            for role, spec in manifest.tokenizers.items()
-        }
         self._alignments: list[np.ndarray | None] = [
             load_alignment(bundle.path_of(manifest.alignments[role]))
             if (role := names.sharer(number)) in manifest.alignments
@@ -55,39 +67,32 @@ class Session:
         num_threads: int | None = None,
         cuda_stream: int | None = None,
         check_hashes: bool = True,
+        preload: bool = False,
+        warm_up: bool = False,
+        prefix_bytes: int = 0,
     ) -> Session:
         """Open the bundle at ``path`` and load the Receiver.
 
         ``device``: where to run, see ``backend_choice``. ``num_threads``: of a CPU; None: one a
         core. ``cuda_stream``: a cudaStream_t of the caller that the Receiver and the Fuser run on.
-        Every file is hashed while the Receiver loads; ``check_hashes=False`` trusts the disk.
+        ``preload``: load every graph now, side by side. ``warm_up``: run every graph once, too.
+        ``prefix_bytes``: how much of earlier prompts' caches is kept for those that begin the same
+        way (``prefix_store``); 0: nothing.
+
+        What a file holds is checked against its sha256 before it is used: those of a graph while the
+        graph loads, all others here; ``check_hashes=False`` trusts the disk.
         Raises ``BundleError`` with every problem found, ``UnavailableError`` if this machine cannot
         run the bundle.
         """
         bundle = Bundle.open(path, with_engines=device in ("auto", "tensorrt"))
+        if check_hashes:
+            bundle.check_hashes(files=bundle.common_files)
         backend = open_backend(bundle, device, num_threads=num_threads, cuda_stream=cuda_stream)
-        if not check_hashes:
-            return cls._load(bundle, backend)
-        with ThreadPoolExecutor(1, thread_name_prefix="c2c-hash") as pool:
-            hashes = pool.submit(bundle.check_hashes)
-            try:
-                session = cls._load(bundle, backend)
-            except C2CError:
-                hashes.result()  # a damaged file explains a failed load better than the load does
-                raise
-            try:
-                hashes.result()
-            except C2CError:
-                session.close()
-                raise
-        return session
-
-    @classmethod
-    def _load(cls, bundle: Bundle, backend: Backend) -> Session:
-        """A session with its Receiver loaded; the backend is closed if that fails."""
         try:
-            session = cls(bundle, backend)
-            session.graph(names.RECEIVER)
+            session = cls(bundle, backend, check_hashes=check_hashes, prefix_bytes=prefix_bytes)
+            session.load([names.RECEIVER, *(session.fusing_roles if preload or warm_up else ())])
+            if warm_up:
+                session.warm_up()
         except BaseException:
             backend.close()
             raise
@@ -98,11 +103,31 @@ class Session:
         """Where caches of this session live."""
         return self._backend.memory
 
+    @property
+    def fusing_roles(self) -> tuple[str, ...]:
+        """The graphs that a conversation with its Sharers needs besides the Receiver."""
+        sharers = enumerate(self.bundle.manifest.pair.sharers, start=1)
+        roles = [names.sharer(number) for number, sharer in sharers if sharer.num_cached_layers]
+        return (*roles, names.FUSER) if self.bundle.has_graph(names.FUSER) else tuple(roles)
+
     def graph(self, role: str) -> Graph:
         """The loaded graph of a role; loads it on first use."""
-        if role not in self._graphs:
-            self._graphs[role] = self._backend.load(role)
-        return self._graphs[role]
+        return self._graphs.get(role)
+
+    def load(self, roles: Sequence[str]) -> None:
+        """Load graphs that are not loaded yet, side by side."""
+        self._graphs.load(roles)
+
+    def warm_up(self) -> None:
+        """Run every graph once, on a conversation of its own: the first call of a graph is slower.
+
+        For servers, before the first request. Nothing is kept of it.
+        """
+        limits = self.bundle.manifest.limits
+        num_tokens = max(1, min(limits.max_prompt_len, limits.max_seq_len - 2, _WARM_UP_TOKENS))
+        conversation = self.conversation()
+        conversation.prefill(self.sections_of_ids([0] * (num_tokens + 1)))
+        conversation.decode([0])
 
     def conversation(self) -> Conversation:
         """A new conversation with caches of its own."""
@@ -110,17 +135,24 @@ class Session:
 
     def tokenizer(self, role: str = names.RECEIVER) -> Tokenizer:
         """The tokenizer of a role. ``UsageError`` where the bundle was built without tokenizers."""
-        if role not in self._tokenizers:
+        manifest = self.bundle.manifest
+        spec = manifest.tokenizers.get(role)
+        if spec is None:
             raise UsageError(
                 f"this bundle holds no tokenizer for {role}: its checkpoint had none",
                 "give token ids (--prompt-ids on the command line)",
             )
-        return self._tokenizers[role]
+        with self._lock:
+            if role not in self._tokenizers:
+                self._tokenizers[role] = Tokenizer.load(
+                    self.bundle.path_of(spec.path), spec, manifest.tools.get("tokenizers")
+                )
+            return self._tokenizers[role]
 
     @property
     def has_tokenizer(self) -> bool:
         """Whether the Receiver's text can be read and written, not only its token ids."""
-        return names.RECEIVER in self._tokenizers
+        return names.RECEIVER in self.bundle.manifest.tokenizers
 
     def sections_of_ids(
         self, ids: Sequence[int], sections: Sequence[tuple[int, int]] | None = None
@@ -165,7 +197,11 @@ class Session:
         return iter(self.answer(self.sections_of_chat(messages), GenerationOptions(**options)))
 
     def close(self) -> None:
-        """Release the graphs and, on a GPU, the caches of every conversation."""
+        """Release the graphs and, on a GPU, the caches of every conversation.
+
+        On a CPU a graph lives as long as a session or a conversation of this process uses it.
+        """
+        self.prefixes.clear()
         self._graphs.clear()
         self._backend.close()
 

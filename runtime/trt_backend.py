@@ -45,6 +45,11 @@ class TensorRTBackend:
         self.cuda = Cuda(device)
         self.memory = CudaMemory(self.cuda)
 
+    @property
+    def loads_in_threads(self) -> bool:
+        """Not tried."""
+        return False
+
     def load(self, role: str) -> TensorRTGraph:
         """Deserialise the engine of a role. ``BundleError`` if TensorRT does not take it."""
         spec = self._engines[role]
