@@ -81,7 +81,7 @@ Examples:
 @click.option("--thinking", is_flag=True, help="Let chat templates that can switch on thinking.")
 @device_option
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads a graph; default: ONNX Runtime's choice."
+    "--threads", type=click.IntRange(min=1), help="Threads a graph; default: one a usable core."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def command(
@@ -125,7 +125,7 @@ def command(
         )
     if sections is not None and prompt_ids is None:
         raise UsageError("--sections cuts token ids", "give them with --prompt-ids")
-    with Session.open(bundle, device=device, num_threads=threads) as session:
+    with Session.open(bundle, device=device, num_threads=threads, preload=mode == "c2c") as session:
         parts = _sections(session, prompt, chat, prompt_ids, sections, thinking)
         answer = session.answer(parts, options)
         if as_json:
