@@ -64,7 +64,7 @@ def linear_operations(modules: Iterable[nn.Module]) -> int:
 
 def _multiply_adds(node: ir.Node) -> int:
     if node.op_type == "MatMulNBits":
-        return node.attributes["K"].as_int() * node.attributes["N"].as_int()
+        return int(node.attributes["K"].as_int() * node.attributes["N"].as_int())
     if node.op_type not in _PRODUCTS:
         return 0
     return next((size for value in node.inputs[:2] if (size := _weight_size(value))), 0)
