@@ -28,6 +28,7 @@ from c2c_export.eager import Caches
 from c2c_export.export_fuser import export_fuser
 from c2c_export.export_model import export_receiver, export_sharer
 from c2c_export.golden import GoldenCase, plan_cases, receiver_expectation, sharer_expectation
+from c2c_export.graph_cost import ModelCost, graph_cost, linear_operations
 from c2c_export.graph_options import GraphOptions, with_positions
 from c2c_export.memory import peak_memory_bytes, release_memory
 from c2c_export.pair import PairSource
@@ -92,10 +93,24 @@ class _Work:
             limits.max_positions,
         )
 
-    def add(self, graph: GraphSpec, num_original: int, why: str) -> None:
+    def add(self, graph: GraphSpec, before: ModelCost, reasons: Sequence[str]) -> None:
+        """Take a graph in, and report it against what it was before."""
         self.graphs.append(graph)
-        removed = max(num_original - graph.num_parameters, 0)
-        self.reports.append(GraphReport(graph.role, graph.num_parameters, removed, why))
+        cost = graph_cost(self.writer.path / graph.path)
+        weights = self.target.precision.of(graph.role).weights
+        why = [*reasons, *([f"weights in {weights}"] if weights else [])]
+        self.reports.append(
+            GraphReport(
+                graph.role,
+                before.num_parameters,
+                graph.num_parameters,
+                before.operations,
+                cost.operations,
+                cost.head_operations,
+                cost.num_nodes,
+                ", ".join(why),
+            )
+        )
 
 
 def build_bundle(
@@ -205,7 +220,7 @@ def _export_sharer(
     for case in cases:
         sharer_caches[case.name].append(sharer_expectation(case, number, model))
     if link.num_cached_layers:
-        num_original = model.num_parameters()
+        before = ModelCost(model.num_parameters(), linear_operations([model]))
         _capture(model)
         graph = export_sharer(
             model,
@@ -218,9 +233,11 @@ def _export_sharer(
         cut = link.dims.num_layers - link.num_cached_layers
         work.add(
             graph,
-            num_original,
-            f"no LM head, no final norm, nothing past the keys and values of layer "
-            f"{link.num_cached_layers - 1}" + (f" ({cut} layers more)" if cut else ""),
+            before,
+            [
+                "no LM head, no final norm, nothing past the keys and values of layer "
+                f"{link.num_cached_layers - 1}" + (f" ({cut} layers more)" if cut else "")
+            ],
         )
     del model
     release_memory()
@@ -238,10 +255,13 @@ def _export_fuser(prepared: PreparedPair, work: _Work) -> list[LinkedLayers]:
     if graph is None:
         return fusers
     modules = {id(module): module for fuser in fusers for _, module in fuser.values()}
-    num_original = sum(p.numel() for module in modules.values() for p in module.parameters())
+    before = ModelCost(
+        sum(p.numel() for module in modules.values() for p in module.parameters()),
+        linear_operations(module for fuser in fusers for _, module in fuser.values()),
+    )
     gates = [gate for sharer in prepared.pair.sharers for gate in sharer.gates]
     closed = gates.count(False)
-    work.add(graph, num_original, f"{closed} of {len(gates)} gates closed" if closed else "")
+    work.add(graph, before, [f"{closed} of {len(gates)} gates closed"] if closed else [])
     release_memory()
     return fusers
 
@@ -272,12 +292,12 @@ def _write_golden(
 
 
 def _export_receiver(prepared: PreparedPair, receiver: PreTrainedModel, work: _Work) -> None:
-    num_original = receiver.num_parameters()
+    before = ModelCost(receiver.num_parameters(), linear_operations([receiver]))
     _capture(receiver)
     graph = export_receiver(
         receiver, prepared.pair.receiver, work.graph_directory, work.options(names.RECEIVER)
     )
-    work.add(graph, num_original, "")
+    work.add(graph, before, ["logits of the last position only"])
 
 
 def _capture(model: PreTrainedModel) -> None:

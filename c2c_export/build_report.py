@@ -12,12 +12,26 @@ from c2c_runtime.verification import Comparison
 
 @dataclass(frozen=True)
 class GraphReport:
-    """A graph's size, and what the pair did not need of the model it came from."""
+    """A graph against the model it came from, and why they differ.
+
+    ``operations``: multiply-adds a token of all products with weights. ``operations_before`` has the
+    LM head among them, for every position; ``head_operations`` are those that the graph spends on
+    it, once a call.
+    """
 
     role: str
+    num_parameters_before: int
     num_parameters: int
-    num_removed: int
+    operations_before: int
+    operations: int
+    head_operations: int
+    num_nodes: int
     why: str
+
+    @property
+    def num_removed(self) -> int:
+        """Parameters that the pair does not need."""
+        return max(self.num_parameters_before - self.num_parameters, 0)
 
 
 @dataclass(frozen=True)
@@ -37,5 +51,6 @@ class BuildReport:
         """As plain types."""
         return asdict(self) | {
             "bundle": str(self.bundle),
+            "graphs": [asdict(graph) | {"num_removed": graph.num_removed} for graph in self.graphs],
             "engines": [engine.as_json() for engine in self.engines],
         }

@@ -16,7 +16,9 @@ from c2c_export.progress import Stages
 from c2c_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from c2c_export.build_report import BuildReport
+    from collections.abc import Sequence
+
+    from c2c_export.build_report import BuildReport, GraphReport
     from c2c_export.pair import PairSource
 
 
@@ -174,10 +176,25 @@ def pair_source(
     return explicit_pair(receiver, sharers, fusers, multi_sharer=multi_sharer or "sequential")
 
 
+def graph_table(graphs: Sequence[GraphReport]) -> Table:
+    """A row for every graph: what it was, what it is, and why."""
+    table = Table("graph", "parameters", "multiply-adds a token", "nodes", "why")
+    for row in graphs:
+        after = f"{row.operations / 1e6:,.1f} M"
+        if row.head_operations:
+            after += f", {row.head_operations / 1e6:,.1f} M a call"
+        table.add_row(
+            row.role,
+            f"{row.num_parameters_before / 1e6:,.1f} M -> {row.num_parameters / 1e6:,.1f} M",
+            f"{row.operations_before / 1e6:,.1f} M -> {after}",
+            f"{row.num_nodes:,}",
+            row.why,
+        )
+    return table
+
+
 def _report_table(report: BuildReport) -> Table:
-    table = Table("graph", "parameters", "removed", "why")
-    for row in report.graphs:
-        table.add_row(row.role, f"{row.num_parameters:,}", f"{row.num_removed:,}", row.why)
+    table = graph_table(report.graphs)
     table.caption = (
         f"{report.size_bytes / 2**20:.1f} MiB in {report.seconds:.0f} s; peak memory "
         f"{report.peak_memory_bytes / 2**30:.1f} GiB; "
