@@ -29,8 +29,8 @@ TEXT = (
 TOLERANCE_FP32 = 1e-4
 # Of graphs that compute in less than fp32: the least cosine of a tensor with what eager fp32 computed,
 # and the least share of greedy ids, each after the expected ones before it, that are equal.
-MIN_COSINE = {"fp16": 0.999, "bf16": 0.995, "int8": 0.99, "fp8": 0.98, "int4": 0.9}
-MIN_AGREEMENT = {"fp16": 0.95, "bf16": 0.9, "int8": 0.8, "fp8": 0.7, "int4": 0.4}
+_MIN_COSINE = {"fp16": 0.999, "bf16": 0.995, "int8": 0.99, "fp8": 0.98, "int4": 0.9}
+_MIN_AGREEMENT = {"fp16": 0.95, "bf16": 0.9, "int8": 0.8, "fp8": 0.7, "int4": 0.4}
 _NUM_SHARED_OUT = 40  # greedy ids that such a share is taken of: of 40, two may differ
 _MIN_SHARED_OUT = 20  # of fewer, one may not, so only ids that rounding cannot change are kept
 _LOW_PRECISION_MARGIN = 0.03  # between the best two logits, relative to the largest
@@ -151,8 +151,8 @@ def receiver_expectation(
         sections=case.sections,
         greedy_ids=tuple(ids[: _num_kept(logits, precision)]),
         tolerance=TOLERANCE_FP32,
-        min_cosine=MIN_COSINE.get(precision),
-        min_agreement=MIN_AGREEMENT.get(precision, 1.0),
+        min_cosine=_MIN_COSINE.get(precision),
+        min_agreement=_MIN_AGREEMENT.get(precision, 1.0),
     )
 
 

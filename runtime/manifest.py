@@ -213,15 +213,23 @@ class Loss:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class LossBounds:
+    """What a sound bundle keeps to. The divergence is there because scales that are wrong by one factor
+    for all tokens change neither cosine nor best token."""
+
+    min_mean_cosine: float
+    min_greedy_agreement: float
+    max_kl_divergence: float
+
+
+@dataclass(frozen=True, config=_STRICT)
 class LossSpec:
     """The loss as measured by the build, and ``path``, the reference that ``verify`` measures it against
-    again. ``is_prose``: the tokens are English prose; else random ids, because there is no tokenizer.
-    ``min_cosine`` and ``min_agreement`` bound the mean cosine and the greedy agreement from below."""
+    again. ``is_prose``: the tokens are English prose; else random ids, because there is no tokenizer."""
 
     path: str
     is_prose: bool
-    min_cosine: float
-    min_agreement: float
+    bounds: LossBounds
     measured: Loss
 
 
