@@ -30,6 +30,7 @@ from c2c_export.export_model import export_receiver, export_sharer
 from c2c_export.golden import GoldenCase, plan_cases, receiver_expectation, sharer_expectation
 from c2c_export.graph_cost import ModelCost, graph_cost, linear_operations
 from c2c_export.graph_options import GraphOptions, with_positions
+from c2c_export.loss_reference import PlannedLoss, loss_reference, plan_loss
 from c2c_export.memory import peak_memory_bytes, release_memory
 from c2c_export.pair import PairSource
 from c2c_export.plan import check_need, predict_need
@@ -38,7 +39,7 @@ from c2c_export.prepare import LinkedLayers, PreparedPair, prepare_pair
 from c2c_export.progress import Stages
 from c2c_export.text_side import golden_text_ids, write_text_side
 from c2c_export.tracing import ATTENTION
-from c2c_export.verify_build import verify_directory
+from c2c_export.verify_build import measure_directory, verify_directory
 from c2c_runtime import names
 from c2c_runtime.bundle import MANIFEST_NAME, dump_manifest
 from c2c_runtime.manifest import (
@@ -154,6 +155,7 @@ def build_bundle(
         with stages.stage("export Receiver"):
             receiver = load_model(source.receiver)
             _write_golden(prepared, receiver, fusers, cases, sharer_caches, work)
+            loss = _write_loss(prepared, receiver, target, writer) if options.verify else None
             del fusers
             release_memory()
             _export_receiver(prepared, receiver, work)
@@ -166,6 +168,12 @@ def build_bundle(
         if options.verify:
             with stages.stage("verify against eager PyTorch"):
                 comparisons = verify_directory(writer.path)
+        if loss is not None:
+            with stages.stage("measure what few bits lose"):
+                measured, found = measure_directory(writer.path, loss)
+            comparisons += found
+            manifest = replace(manifest, loss=measured)
+            (writer.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
         manifest, engines = _build_engines(manifest, options, writer, stages)
         writer.commit()
     return BuildReport(
@@ -173,6 +181,7 @@ def build_bundle(
         graphs=tuple(work.reports),
         engines=tuple(engine.report for engine in engines),
         comparisons=comparisons,
+        loss=manifest.loss.measured if manifest.loss else None,
         size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
         seconds=time.perf_counter() - started,
         stage_seconds=stages.seconds,
@@ -289,6 +298,18 @@ def _write_golden(
                 work.target.precision.lossiest,
             )
         )
+
+
+def _write_loss(
+    prepared: PreparedPair, receiver: PreTrainedModel, target: BuildTarget, writer: BundleWriter
+) -> PlannedLoss | None:
+    """What eager computes on the text that the loss of few bits is measured on, if there is one."""
+    planned = plan_loss(prepared, receiver.num_parameters(), target)
+    if planned is not None:
+        vocab_size = prepared.pair.receiver.vocab_size
+        reference = loss_reference(receiver, planned.token_ids, vocab_size)
+        reference.save(writer.path / planned.path)
+    return planned
 
 
 def _export_receiver(prepared: PreparedPair, receiver: PreTrainedModel, work: _Work) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from c2c_engines.request import EngineReport
+from c2c_runtime.loss import loss_as_json
+from c2c_runtime.manifest import Loss
 from c2c_runtime.verification import Comparison
 
 
@@ -36,7 +38,8 @@ class GraphReport:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build did. ``comparisons`` is empty if it was told not to verify, or could not."""
+    """What a build did. ``comparisons`` is empty if it was told not to verify, or could not. ``loss``:
+    None also where the Receiver's weights lose no bits."""
 
     bundle: Path
     graphs: tuple[GraphReport, ...]
@@ -46,11 +49,13 @@ class BuildReport:
     seconds: float
     stage_seconds: dict[str, float]
     peak_memory_bytes: int
+    loss: Loss | None = None
 
     def as_json(self) -> dict[str, Any]:
         """As plain types."""
         return asdict(self) | {
             "bundle": str(self.bundle),
             "graphs": [asdict(graph) | {"num_removed": graph.num_removed} for graph in self.graphs],
+            "loss": self.loss and loss_as_json(self.loss),
             "engines": [engine.as_json() for engine in self.engines],
         }

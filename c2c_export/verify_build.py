@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 
+from c2c_export.loss_reference import PlannedLoss
 from c2c_export.passes.widen_bfloat16 import WidenBfloat16
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.errors import VerificationError
-from c2c_runtime.manifest import GraphSpec, TensorSpec
+from c2c_runtime.loss import check_loss, measure_loss
+from c2c_runtime.manifest import GraphSpec, LossSpec, TensorSpec
 from c2c_runtime.session import Session
 from c2c_runtime.verification import Comparison, verify
 
@@ -28,6 +30,20 @@ def verify_directory(path: Path) -> tuple[Comparison, ...]:
     """
     with _computable(Bundle.open(path)) as bundle, Session(bundle) as session:
         comparisons = tuple(verify(session))
+    _raise_failed(comparisons)
+    return comparisons
+
+
+def measure_directory(path: Path, planned: PlannedLoss) -> tuple[LossSpec, tuple[Comparison, ...]]:
+    """Measure what few bits lose in a bundle; ``VerificationError`` if it is more than its bounds."""
+    with Session(Bundle.open(path)) as session:
+        spec = planned.spec(measure_loss(session, path / planned.path))
+    comparisons = tuple(check_loss(spec.measured, spec))
+    _raise_failed(comparisons)
+    return spec, comparisons
+
+
+def _raise_failed(comparisons: Sequence[Comparison]) -> None:
     failed = [item for item in comparisons if not item.ok]
     if failed:
         lines = [
@@ -38,7 +54,6 @@ def verify_directory(path: Path) -> tuple[Comparison, ...]:
             "\n".join(["the graphs do not compute what eager PyTorch computes:", *lines]),
             "no bundle was written; report the pair, or look at it with --no-verify",
         )
-    return comparisons
 
 
 @contextmanager

@@ -235,3 +235,5 @@ def _named_paths(manifest: Manifest) -> Iterable[str]:
     yield from (f"{tokenizer.path}/tokenizer.json" for tokenizer in manifest.tokenizers.values())
     yield from manifest.alignments.values()
     yield from (case.path for case in manifest.golden)
+    if manifest.loss is not None:
+        yield manifest.loss.path

@@ -187,6 +187,53 @@ class GoldenSpec:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Loss:
+    """What few bits lose: the Receiver alone, ``num_tokens`` tokens, against eager PyTorch in fp32.
+
+    ``perplexity`` of every token but the first, and ``perplexity_fp32``, that of the unquantised model.
+    ``greedy_agreement``: share of tokens after which both hold the same one for the likeliest.
+    ``kl_divergence``: mean of KL(fp32 || few bits) in nats over 65 outcomes, fp32's 64 likeliest tokens
+    and all others as one; that of the whole vocabulary is at least as large.
+    ``mean_cosine``, ``least_cosine``: of the two rows of logits after a token, over 1,024 ids spread
+    evenly over the vocabulary (all ids where it has no more).
+    """
+
+    num_tokens: int
+    perplexity: float
+    perplexity_fp32: float
+    greedy_agreement: float
+    kl_divergence: float
+    mean_cosine: float
+    least_cosine: float
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """Of few bits to fp32; 1: nothing is lost."""
+        return self.perplexity / self.perplexity_fp32
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LossBounds:
+    """What a sound bundle keeps to. The divergence is there because scales that are wrong by one factor
+    for all tokens change neither cosine nor best token."""
+
+    min_mean_cosine: float
+    min_greedy_agreement: float
+    max_kl_divergence: float
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LossSpec:
+    """The loss as measured by the build, and ``path``, the reference that ``verify`` measures it against
+    again. ``is_prose``: the tokens are English prose; else random ids, because there is no tokenizer."""
+
+    path: str
+    is_prose: bool
+    bounds: LossBounds
+    measured: Loss
+
+
+@dataclass(frozen=True, config=_STRICT)
 class FileEntry:
     """A file's size and sha256; every file of a bundle but the manifest has one."""
 
@@ -202,7 +249,8 @@ class Manifest:
     is the sha256 of everything else in here, so that a changed byte is noticed.
     ``tokenizers`` and ``alignments`` are keyed by role (receiver, sharer1, ...); empty where the
     bundle takes and gives token ids only. ``eos_ids`` are all ids that end an answer, from config
-    and generation_config.
+    and generation_config. ``loss``: of the Receiver's weights in few bits; None where they are not, or
+    the bundle was not verified.
     """
 
     schema_version: int
@@ -219,6 +267,7 @@ class Manifest:
     tools: dict[str, str]
     files: dict[str, FileEntry]
     digest: str = ""
+    loss: LossSpec | None = None
 
 
 MANIFEST = TypeAdapter(Manifest)

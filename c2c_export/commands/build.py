@@ -12,6 +12,7 @@ from rich.table import Table
 
 from c2c_export.build_target import BACKENDS, ENGINE_DIALECTS, build_target
 from c2c_export.commands.build_engines import print_engines
+from c2c_export.commands.loss_table import loss_table
 from c2c_export.progress import Stages
 from c2c_runtime.errors import UsageError
 
@@ -70,7 +71,7 @@ Examples:
 @click.option(
     "--precision",
     help="fp32, fp16, bf16, int8, int4 or fp8, for each role if you like: fp16,receiver=int4. Default: fp32 for "
-    "CPUs, fp16 for GPUs.",
+    "CPUs, fp16 for GPUs. See docs/precision.md.",
 )
 @click.option(
     "--dialect",
@@ -150,6 +151,8 @@ def command(
         click.echo(json.dumps(report.as_json()))
     else:
         console.print(_report_table(report))
+        if report.loss is not None:
+            console.print(loss_table(report.loss))
         if report.engines:
             print_engines(console, report.engines)
         click.echo(f"{report.bundle}")

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from c2c_export.commands.loss_table import loss_table
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.manifest import MANIFEST, Manifest, ModelDims
 
@@ -30,6 +31,8 @@ def command(bundle: Path, as_json: bool) -> None:
     console = Console()
     console.print(_overview(manifest))
     console.print(_graphs(manifest))
+    if manifest.loss is not None:
+        console.print(loss_table(manifest.loss.measured))
     if manifest.engines:
         console.print(_engines(manifest))
     for number, sharer in enumerate(manifest.pair.sharers, start=1):

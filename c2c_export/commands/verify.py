@@ -11,8 +11,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from c2c_export.commands.loss_table import loss_table
 from c2c_export.commands.options import device_option
 from c2c_runtime.errors import VerificationError
+from c2c_runtime.loss import check_loss, loss_as_json, measure_loss
 from c2c_runtime.session import Session
 from c2c_runtime.verification import Comparison, verify
 
@@ -30,16 +32,25 @@ Examples:
 def command(bundle: Path, device: Any, as_json: bool) -> None:
     """Compare what the graphs of BUNDLE compute here with what eager PyTorch computed at build time.
 
+    Where the Receiver's weights are in few bits, measure what that loses, too.
     Needs no PyTorch. Exits with 4 if anything is outside its tolerance.
     """
     with Session.open(bundle, device=device) as session:
         comparisons = list(verify(session))
+        loss, spec = None, session.bundle.manifest.loss
+        if spec is not None:
+            loss = measure_loss(session, session.bundle.path_of(spec.path))
+            comparisons += check_loss(loss, spec)
     failed = [comparison for comparison in comparisons if not comparison.ok]
     if as_json:
         rows = [asdict(comparison) | {"ok": comparison.ok} for comparison in comparisons]
-        click.echo(json.dumps({"ok": not failed, "comparisons": rows}))
+        found = {"ok": not failed, "comparisons": rows, "loss": loss and loss_as_json(loss)}
+        click.echo(json.dumps(found))
     else:
-        Console().print(comparison_table(comparisons))
+        console = Console()
+        console.print(comparison_table(comparisons))
+        if loss is not None:
+            console.print(loss_table(loss))
     if failed:
         raise VerificationError(
             f"{len(failed)} of {len(comparisons)} comparisons of {bundle} are outside tolerance",

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from c2c_export.passes.linear import Linear, add_weight, linear_of
-from c2c_export.passes.quantize_blocks import Bits, QuantizedBlocks, quantize_blocks
+from c2c_export.passes.quantize_blocks import Bits, QuantizedBlocks, quantize_blocks, quantize_table
 from c2c_export.passes.quantize_weights import head_of
 from c2c_runtime.precision import Weights
 
@@ -85,7 +85,7 @@ class MatMulNBits(ir.passes.InPlacePass):
             heads = [reader for reader in readers if _is_head(reader, table)]
             if num_features % self.block_size or len(heads) != len(readers):
                 continue  # a row is no whole number of blocks, or somebody reads it otherwise
-            blocks = quantize_blocks(matrix, 8, self.block_size)
+            blocks = quantize_table(matrix, self.block_size)
             _replace_gather(graph, node, table, blocks, num_features)
             for reader in heads:
                 _replace_head(graph, reader, table, blocks)
@@ -121,15 +121,21 @@ def _is_own(table: ir.Value | None) -> bool:
 
 
 def _is_head(node: ir.Node, table: ir.Value | None) -> bool:
-    """Whether ``node`` is Gemm(x, transposed table) and nothing more."""
+    """Whether ``node`` is Gemm(x, transposed table), with a bias [outputs] or none, and nothing more."""
+    bias = _bias_of(node) if node.op_type == "Gemm" else None
     return (
         node.op_type == "Gemm"
         and node.inputs[1] is table
-        and len(node.inputs) == 2
+        and (bias is None or (bias.shape is not None and len(bias.shape) == 1))
         and bool(node.attributes.get_int("transB", 0))
         and not node.attributes.get_int("transA", 0)
         and node.attributes.get_float("alpha", 1.0) == 1.0
+        and node.attributes.get_float("beta", 1.0) == 1.0
     )
+
+
+def _bias_of(gemm: ir.Node) -> ir.Value | None:
+    return gemm.inputs[2] if len(gemm.inputs) == 3 else None
 
 
 def _replace(graph: ir.Graph, linear: Linear, bits: Bits, block_size: int) -> None:
@@ -207,7 +213,7 @@ def _replace_head(graph: ir.Graph, gemm: ir.Node, table: ir.Value, blocks: Quant
         reshape.outputs[0], graph.initializers[f"{name}.scales"], None
     ]  # fmt: skip
     size = (num_blocks * blocks.block_size, num_outputs)
-    _take_over(graph, gemm, _product(gemm.inputs[0], weights, None, size, blocks))
+    _take_over(graph, gemm, _product(gemm.inputs[0], weights, _bias_of(gemm), size, blocks))
 
 
 def _replace_own_head(graph: ir.Graph, gemm: ir.Node, block_size: int) -> None:
@@ -218,7 +224,7 @@ def _replace_own_head(graph: ir.Graph, gemm: ir.Node, block_size: int) -> None:
     blocks = quantize_blocks(rows, 8, block_size)
     weights = _add_blocks(graph, str(table.name), blocks)
     size = (rows.shape[1], rows.shape[0])
-    _take_over(graph, gemm, _product(gemm.inputs[0], weights, None, size, blocks))
+    _take_over(graph, gemm, _product(gemm.inputs[0], weights, _bias_of(gemm), size, blocks))
     if table.name is not None:
         del graph.initializers[table.name]
 

@@ -1,6 +1,7 @@
 """Matrices in blocks of 8 or 4 bits, as MatMulNBits and GatherBlockQuantized store them.
 
-8 bits: onnxruntime's own quantiser. 4 bits: a search for every block's scale and zero point, because of
+8 bits: onnxruntime's own quantiser, with a zero point for each block of a product: at the same speed the
+divergence from fp32 is 10 to 17 % less than without (SmolLM2-135M, two texts of 512 tokens). 4 bits: a search for every block's scale and zero point, because of
 the library's quantisers the better one (its port of llama.cpp's k-quants) leaves SmolLM2-135M at 1.30 of
 fp32's perplexity where this one leaves it at 1.16 (every product in 4 bits, the LM head in 8, 512
 tokens): their zero point is rounded after the scale was chosen without it.
@@ -25,8 +26,8 @@ class QuantizedBlocks:
     """A matrix [outputs, inputs], each row in blocks of ``block_size`` inputs.
 
     ``values`` uint8 [outputs, blocks, block_size * bits / 8], two of 4 bits a byte, the first in its
-    low half. ``scales`` float32 [outputs, blocks]. ``zero_points`` uint8 [outputs, blocks / 2], packed
-    likewise; None: 128 for all.
+    low half. ``scales`` float32 [outputs, blocks]. ``zero_points`` uint8 [outputs, blocks * bits / 8],
+    packed likewise; None: 128 for all.
     """
 
     bits: Bits
@@ -38,32 +39,39 @@ class QuantizedBlocks:
     def dequantized(self, num_inputs: int) -> np.ndarray:
         """As float32 [outputs, ``num_inputs``]."""
         num_outputs, num_blocks = self.scales.shape
-        if self.bits == 8:
-            shifted = self.values.astype(np.float32) - 128.0
-        else:
-            assert self.zero_points is not None
-            zeros = _unpacked(self.zero_points)[:, :num_blocks].astype(np.float32)
-            shifted = _unpacked(self.values).astype(np.float32) - zeros[..., None]
+        values, zeros = self.values, self.zero_points
+        if zeros is None:
+            zeros = np.full((num_outputs, num_blocks), 128, np.uint8)
+        elif self.bits == 4:
+            values, zeros = _unpacked(values), _unpacked(zeros)[:, :num_blocks]
+        shifted = values.astype(np.float32) - zeros.astype(np.float32)[..., None]
         rows = (shifted * self.scales[..., None]).reshape(num_outputs, -1)
         return np.ascontiguousarray(rows[:, :num_inputs], np.float32)
 
 
 def quantize_blocks(rows: np.ndarray, bits: Bits, block_size: int) -> QuantizedBlocks:
     """``rows`` float32 [outputs, inputs] in few bits; the last block of a row may be shorter."""
-    return _quantize8(rows, block_size) if bits == 8 else _quantize4(rows, block_size)
+    if bits == 8:
+        return _quantize8(rows, block_size, is_symmetric=False)
+    return _quantize4(rows, block_size)
 
 
-def _quantize8(rows: np.ndarray, block_size: int) -> QuantizedBlocks:
+def quantize_table(rows: np.ndarray, block_size: int) -> QuantizedBlocks:
+    """``rows`` float32 [tokens, features] in 8 bits without zero points, which save nothing here."""
+    return _quantize8(rows, block_size, is_symmetric=True)
+
+
+def _quantize8(rows: np.ndarray, block_size: int, *, is_symmetric: bool) -> QuantizedBlocks:
     num_outputs, num_inputs = rows.shape
     num_blocks = -(-num_inputs // block_size)
     values = np.zeros((num_outputs, num_blocks, block_size), np.uint8)
     scales = np.zeros((num_outputs, num_blocks), np.float32)
     columns = np.ascontiguousarray(rows.T)
-    no_zeros = np.zeros((num_outputs, num_blocks), np.uint8)
+    zeros = np.zeros((num_outputs, num_blocks), np.uint8)
     quantize_matmul_8bits(
-        values, columns, scales, no_zeros, block_size, num_outputs, num_inputs, True
+        values, columns, scales, zeros, block_size, num_outputs, num_inputs, is_symmetric
     )
-    return QuantizedBlocks(8, block_size, values, scales, None)
+    return QuantizedBlocks(8, block_size, values, scales, None if is_symmetric else zeros)
 
 
 def _quantize4(rows: np.ndarray, block_size: int) -> QuantizedBlocks:

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from c2c_export.passes.matmul_nbits import MatMulNBits
-from c2c_export.passes.quantize_blocks import quantize_blocks
+from c2c_export.passes.quantize_blocks import quantize_blocks, quantize_table
 
 RNG = np.random.default_rng(0)
 HEADER = '<ir_version: 10, opset_import: ["" : 24, "com.microsoft" : 1]>'
@@ -55,6 +55,16 @@ def test_a_matrix_comes_back_within_half_a_step(bits, largest_error, num_inputs)
     assert np.abs(blocks.dequantized(num_inputs) - rows).max() < largest_error
 
 
+def test_eight_bits_follow_a_block_that_lies_to_one_side():
+    """A zero point halves the step of values that are all of one sign."""
+    rows = np.abs(normal(48, 64))
+    found, without = (
+        np.abs(quantized.dequantized(64) - rows).max()
+        for quantized in (quantize_blocks(rows, 8, 32), quantize_table(rows, 32))
+    )
+    assert found < 0.6 * without
+
+
 def test_four_bits_keep_a_block_that_lies_away_from_zero():
     """As the blocks of GGUF's Q4_1: sixteen levels from a minimum on."""
     levels = RNG.integers(0, 16, (8, 64)).astype(np.float32)
@@ -66,8 +76,11 @@ def test_four_bits_keep_a_block_that_lies_away_from_zero():
 
 def test_blocks_of_equal_values_and_zeros_are_kept():
     rows = np.concatenate([np.zeros((4, 32)), np.full((4, 32), -0.5)], axis=1).astype(np.float32)
-    for bits in (8, 4):
-        found = quantize_blocks(rows, bits, 32).dequantized(64)
+    for quantized in (
+        *(quantize_blocks(rows, bits, 32) for bits in (8, 4)),
+        quantize_table(rows, 32),
+    ):
+        found = quantized.dequantized(64)
         assert np.isfinite(found).all()
         np.testing.assert_array_equal(found[:, :32], 0.0)
     np.testing.assert_allclose(quantize_blocks(rows, 8, 32).dequantized(64), rows, atol=0.01)
@@ -112,6 +125,21 @@ def test_a_tied_table_is_stored_once_in_8_bits(weights):
     assert stored < 200 * 64 + 200 * 2 * 4 + 100
     for now, then in zip(run(model, ids=ids), before, strict=True):
         np.testing.assert_allclose(now, then, atol=0.2)
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_a_head_with_a_bias_is_quantised_too(is_tied):
+    ids, bias = np.array([[3, 199, 0]]), normal(200)
+    text = TIED.replace(
+        "(last, table)", "(last, head, bias)" if not is_tied else "(last, table, bias)"
+    )
+    weights = {"table": normal(200, 64), "axes": np.array([1]), "bias": bias}
+    model = model_of(text, **weights | ({} if is_tied else {"head": normal(200, 64)}))
+    before = run(model, ids=ids)
+    MatMulNBits("int4")(model)
+    assert bits_of(model) == [8]
+    assert "Gemm" not in {node.op_type for node in model.graph}
+    np.testing.assert_allclose(run(model, ids=ids)[1], before[1], atol=0.2)
 
 
 def test_a_table_of_odd_rows_and_small_matrices_stay_as_they_are():
