@@ -23,7 +23,7 @@ from benchmarks.performance_table.rows import (
 )
 from c2c_export.bench.run import BenchOptions, run_bench
 from c2c_export.pair import explicit_pair, parse_pair
-from c2c_runtime.bundle import MANIFEST_NAME
+from c2c_runtime.bundle import read_manifest
 
 
 @click.command(
@@ -129,10 +129,14 @@ def _label(path: Path) -> str:
 def loss_of(bundle: Path) -> dict[str, float]:
     """What few bits cost a bundle, as its manifest says it: ``greedy_agreement`` (a share) and
     ``perplexity_ratio`` (to fp32); empty where it says nothing."""
-    manifest = json.loads((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))
-    loss = manifest.get("loss") or {}
-    names = ("greedy_agreement", "perplexity_ratio")
-    return {name: float(loss[name]) for name in names if name in loss}
+    spec = read_manifest(bundle).loss
+    if spec is None:
+        return {}
+    loss = spec.measured
+    return {
+        "greedy_agreement": loss.greedy_agreement,
+        "perplexity_ratio": loss.perplexity_ratio,
+    }
 
 
 def _say(what: str) -> None:

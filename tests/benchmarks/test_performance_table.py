@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.performance_table.__main__ import loss_of, main
+from benchmarks.performance_table import __main__ as table
+from benchmarks.performance_table.__main__ import main
 from benchmarks.performance_table.measured import Measured
 from benchmarks.performance_table.rows import all_rows, markdown
+from c2c_runtime.manifest import Loss, LossBounds, LossSpec
 
 LABELS = {"fp32": "a", "int8": "b", "int4": "c", "half_gates": "d", "full_size": "e"}
 GOOD_RATIOS = (
@@ -97,8 +100,12 @@ def test_a_saved_run_is_printed_again(tmp_path):
     assert called.output.count("| yes |") == 13
 
 
-def test_the_loss_is_what_the_manifest_says(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"loss": LOSSES["int8"]}))
-    assert loss_of(tmp_path) == LOSSES["int8"]
-    (tmp_path / "manifest.json").write_text("{}")
-    assert loss_of(tmp_path) == {}
+@pytest.mark.parametrize("has_loss", [True, False])
+def test_the_loss_is_what_the_manifest_says(tmp_path, monkeypatch, has_loss):
+    measured = Loss(512, 20.2, 20.0, 0.97, 0.01, 0.99, 0.98)
+    spec = LossSpec("golden/loss.npz", True, LossBounds(0.9, 0.5, 0.3), measured)
+    manifest = SimpleNamespace(loss=spec if has_loss else None)
+    monkeypatch.setattr(table, "read_manifest", lambda bundle: manifest)
+    found = table.loss_of(tmp_path)
+    expected = LOSSES["int8"] if has_loss else {}
+    assert found == pytest.approx(expected)
