@@ -27,7 +27,7 @@ _CHUNK = 64  # tokens of one eager pass: all logits of 512 are 100 MB and more
 _BOUNDS: dict[Weights, LossBounds] = {
     "int8": LossBounds(0.99, 0.8, 0.1),
     "fp8": LossBounds(0.97, 0.6, 0.3),
-    "int4": LossBounds(0.9, 0.4, 0.8),
+    "int4": LossBounds(0.8, 0.4, 1.0),
 }
 _CPU_INT4 = LossBounds(0.95, 0.6, 0.3)
 
