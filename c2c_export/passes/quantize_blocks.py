@@ -1,7 +1,7 @@
 """Matrices in blocks of 8 or 4 bits, as MatMulNBits and GatherBlockQuantized store them.
 
 8 bits: onnxruntime's own quantiser, with a zero point for each block of a product: at the same speed the
-divergence from fp32 is 10 to 17 % less than without (SmolLM2-135M, two texts of 512 tokens). 4 bits: a search for every block's scale and zero point, because of
+divergence from fp32 is 8 to 17 % less than without (SmolLM2-135M, two texts of 512 tokens). 4 bits: a search for every block's scale and zero point, because of
 the library's quantisers the better one (its port of llama.cpp's k-quants) leaves SmolLM2-135M at 1.30 of
 fp32's perplexity where this one leaves it at 1.16 (every product in 4 bits, the LM head in 8, 512
 tokens): their zero point is rounded after the scale was chosen without it.
