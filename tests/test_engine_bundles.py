@@ -14,6 +14,7 @@ from c2c_runtime import Session
 from c2c_runtime.bundle import Bundle, read_manifest
 from c2c_runtime.generation import GenerationOptions
 from c2c_runtime.machine import detect_machine
+from c2c_runtime.verification import Comparison
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 SMALL = ("--max-seq-len", 64, "--max-prompt-len", 16)
@@ -91,7 +92,7 @@ def test_other_precisions_are_in_the_engines(cli, pair, tmp_path, cpu_bundle, pr
     kinds = set(networks["receiver"]["weight_elements"])
     assert kinds == stored
     assert len(report["comparisons"]) > 0
-    assert all(item["score"] >= item["min_score"] for item in report["comparisons"])
+    assert all(Comparison(**item).ok for item in report["comparisons"])
 
 
 def test_the_graphs_of_a_gpu_bundle_answer_on_the_cpu_if_asked(cli, bundle, cpu_bundle):
@@ -180,7 +181,7 @@ RTX = ("--backend", "tensorrt-rtx")
         (("--backend", "tensorrt", "--target", "sm89"), 5, "tensorrt is not installed"),
         (("--target", "sm89"), 2, "has no target sm89"),
         (("--target", "cpu", "--target", "cuda"), 2, "for the CPU or for GPUs"),
-        (("--precision", "int8"), 5, "fp32 only, not in int8"),
+        (("--precision", "fp8"), 5, "with weights in fp32, int8 or int4, not fp8"),
         (("--dialect", "tensorrt"), 2, "--dialect is for"),
         (
             ("--backend", "tensorrt", "--dialect", "tensorrt-scatter", "--no-engines", "--precision", "int4"),
