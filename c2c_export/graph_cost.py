@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx_ir as ir
 from torch import nn
 
-from c2c_runtime import names
+from c2c_export.passes.graph_parts import head_of
 
 _PRODUCTS = ("MatMul", "Gemm")
 # What may lie between a stored weight and the product that reads it.
@@ -42,7 +42,7 @@ class GraphCost:
 def graph_cost(path: Path) -> GraphCost:
     """The cost of a saved graph. Only shapes are read, no weights."""
     graph = ir.load(path).graph
-    head = _head_of(graph)
+    head = head_of(graph)
     operations, head_operations = 0, 0
     for node in graph:
         if node is head:
@@ -80,14 +80,3 @@ def _weight_size(value: ir.Value | None) -> int:
     if value is None or value.const_value is None:
         return 0
     return math.prod(value.const_value.shape.numpy())
-
-
-def _head_of(graph: ir.Graph) -> ir.Node | None:
-    """The product that the logits come from."""
-    value = next((value for value in graph.outputs if value.name == names.LOGITS), None)
-    while value is not None:
-        node = value.producer()
-        if node is None or node.op_type in (*_PRODUCTS, "MatMulNBits"):
-            return node
-        value = node.inputs[0] if node.inputs else None
-    return None

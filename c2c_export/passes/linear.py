@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from c2c_export.passes.graph_parts import is_private, stand_in
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -30,9 +32,7 @@ class Linear:
 
     def replace(self, graph: ir.Graph, new: ir.Value) -> None:
         """Let the readers of the result read ``new``; the nodes and their weights go."""
-        old = self.result
-        new.name, new.type, new.shape = old.name, old.type, old.shape
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        stand_in(new, self.result)
         nodes = (self.add, self.product)
         graph.remove([node for node in nodes if node is not None], safe=True)
         for value in (self.weight, self.bias):
@@ -45,33 +45,11 @@ def linear_of(node: ir.Node) -> Linear | None:
     if node.op_type != "MatMul" or node.inputs[0] is None:
         return None
     weight, result = node.inputs[1], node.outputs[0]
-    if weight is None or not _is_private(weight, rank=2):
+    if weight is None or not is_private(weight, rank=2):
         return None
     add = next(iter(result.consumers())) if len(result.uses()) == 1 else None
     if add is not None and add.op_type == "Add" and not result.is_graph_output():
         bias = add.inputs[1] if add.inputs[0] is result else add.inputs[0]
-        if bias is not None and _is_private(bias, rank=1):
+        if bias is not None and is_private(bias, rank=1):
             return Linear(node, weight, add, bias)
     return Linear(node, weight, None, None)
-
-
-def _is_private(value: ir.Value, rank: int) -> bool:
-    return (
-        value.is_initializer()
-        and value.const_value is not None
-        and len(value.const_value.shape) == rank
-        and len(value.uses()) == 1
-        and not value.is_graph_output()
-    )
-
-
-def add_weight(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """Register a constant under ``name``."""
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(tensor.shape),
-        type=ir.TensorType(tensor.dtype),
-        const_value=tensor,
-    )
-    graph.register_initializer(value)
-    return value

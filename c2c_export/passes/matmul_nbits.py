@@ -15,15 +15,20 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from c2c_export.passes.linear import Linear, add_weight, linear_of
+from c2c_export.passes.graph_parts import (
+    add_weight,
+    head_of,
+    is_matrix,
+    is_private,
+    take_over,
+)
+from c2c_export.passes.linear import Linear, linear_of
 from c2c_export.passes.quantize_blocks import Bits, QuantizedBlocks, quantize_blocks, quantize_table
-from c2c_export.passes.quantize_weights import head_of
 from c2c_runtime.precision import Weights
 
 MODEL_BLOCK, FUSER_BLOCK = 32, 128
 _DOMAIN = "com.microsoft"
 _INT8_PRODUCTS = 4  # accuracy level: a product rounds its other side to 8 bits, too, block by block
-_MIN_ELEMENTS = 1024
 # What may lie between a product and the attention that reads it.
 _ON_THE_WAY = (
     "Split", "Reshape", "Transpose", "SimplifiedLayerNormalization", "RotaryEmbedding"
@@ -49,15 +54,12 @@ class MatMulNBits(ir.passes.InPlacePass):
         head = head_of(graph)
         modified = self._quantize_tables(graph)
         for node in list(graph):
-            if (
-                node.op_type == "Gemm"
-                and _is_head(node, node.inputs[1])
-                and _is_own(node.inputs[1])
-            ):
-                _replace_own_head(graph, node, self.block_size)
+            table = _head_table(node)
+            if table is not None and is_matrix(table) and is_private(table, rank=2):
+                _replace_own_head(graph, node, table, self.block_size)
                 modified = True
             linear = linear_of(node)
-            if linear is None or _matrix(linear.weight) is None:
+            if linear is None or not is_matrix(linear.weight):
                 continue
             bits = self._bits_of(linear, is_head=node is head)
             _replace(graph, linear, bits, self.block_size)
@@ -78,33 +80,21 @@ class MatMulNBits(ir.passes.InPlacePass):
         modified = False
         for node in list(graph):
             table = node.inputs[0] if node.op_type == "Gather" else None
-            matrix = _matrix(table) if table is not None else None
-            if table is None or matrix is None or node.attributes.get_int("axis", 0) != 0:
+            if table is None or not is_matrix(table) or node.attributes.get_int("axis", 0) != 0:
                 continue
-            num_features = matrix.shape[1]
             readers = [reader for reader in table.consumers() if reader is not node]
-            heads = [reader for reader in readers if _is_head(reader, table)]
-            if num_features % self.block_size or len(heads) != len(readers):
+            heads = [reader for reader in readers if _head_table(reader) is table]
+            rows = _array_of(table)
+            if rows.shape[1] % self.block_size or len(heads) != len(readers):
                 continue  # a row is no whole number of blocks, or somebody reads it otherwise
-            blocks = quantize_table(matrix, self.block_size)
-            _replace_gather(graph, node, table, blocks, num_features)
+            blocks = quantize_table(rows, self.block_size)
+            _replace_gather(graph, node, table, blocks)
             for reader in heads:
                 _replace_head(graph, reader, table, blocks)
             if table.name is not None:
                 del graph.initializers[table.name]
             modified = True
         return modified
-
-
-def _matrix(value: ir.Value) -> np.ndarray | None:
-    """The float32 matrix that a weight is, if it is worth quantising."""
-    tensor = value.const_value
-    if not value.is_initializer() or tensor is None or len(tensor.shape) != 2:
-        return None
-    if tensor.dtype != ir.DataType.FLOAT or tensor.size < _MIN_ELEMENTS:
-        return None
-    array: np.ndarray = tensor.numpy()
-    return array
 
 
 def _feeds_attention(value: ir.Value) -> bool:
@@ -117,22 +107,26 @@ def _feeds_attention(value: ir.Value) -> bool:
     return False
 
 
-def _is_own(table: ir.Value | None) -> bool:
-    return table is not None and len(table.uses()) == 1 and _matrix(table) is not None
-
-
-def _is_head(node: ir.Node, table: ir.Value | None) -> bool:
-    """Whether ``node`` is Gemm(x, transposed table), with a bias [outputs] or none, and nothing more."""
-    bias = _bias_of(node) if node.op_type == "Gemm" else None
-    return (
-        node.op_type == "Gemm"
-        and node.inputs[1] is table
-        and (bias is None or (bias.shape is not None and len(bias.shape) == 1))
-        and bool(node.attributes.get_int("transB", 0))
-        and not node.attributes.get_int("transA", 0)
-        and node.attributes.get_float("alpha", 1.0) == 1.0
-        and node.attributes.get_float("beta", 1.0) == 1.0
+def _head_table(node: ir.Node) -> ir.Value | None:
+    """W of Gemm(x, transposed W), with a bias [outputs] or none, and nothing more; else None."""
+    if node.op_type != "Gemm":
+        return None
+    bias, attributes = _bias_of(node), node.attributes
+    is_plain = (
+        (bias is None or (bias.shape is not None and len(bias.shape) == 1))
+        and bool(attributes.get_int("transB", 0))
+        and not attributes.get_int("transA", 0)
+        and attributes.get_float("alpha", 1.0) == 1.0
+        and attributes.get_float("beta", 1.0) == 1.0
     )
+    return node.inputs[1] if is_plain else None
+
+
+def _array_of(weight: ir.Value) -> np.ndarray:
+    """A weight's numbers; computed here if passes before this one have changed them."""
+    assert weight.const_value is not None
+    array: np.ndarray = weight.const_value.numpy()
+    return array
 
 
 def _bias_of(gemm: ir.Node) -> ir.Value | None:
@@ -140,9 +134,8 @@ def _bias_of(gemm: ir.Node) -> ir.Value | None:
 
 
 def _replace(graph: ir.Graph, linear: Linear, bits: Bits, block_size: int) -> None:
-    matrix = _matrix(linear.weight)
-    assert matrix is not None
-    blocks = quantize_blocks(np.ascontiguousarray(matrix.T), bits, block_size)
+    matrix = _array_of(linear.weight)
+    blocks = quantize_blocks(matrix.T, bits, block_size)
     weights = _add_blocks(graph, str(linear.weight.name), blocks)
     bias = linear.bias
     if bias is not None:
@@ -186,7 +179,7 @@ def _add_blocks(graph: ir.Graph, name: str, blocks: QuantizedBlocks) -> list[ir.
 
 
 def _replace_gather(
-    graph: ir.Graph, gather: ir.Node, table: ir.Value, blocks: QuantizedBlocks, num_features: int
+    graph: ir.Graph, gather: ir.Node, table: ir.Value, blocks: QuantizedBlocks
 ) -> None:
     name = f"{table.name}.int8"
     flat = blocks.values.reshape(len(blocks.values), -1)
@@ -199,7 +192,7 @@ def _replace_gather(
         domain=_DOMAIN,
         version=1,
     )
-    _take_over(graph, gather, node)
+    take_over(graph, gather, node)
 
 
 def _replace_head(graph: ir.Graph, gemm: ir.Node, table: ir.Value, blocks: QuantizedBlocks) -> None:
@@ -214,26 +207,14 @@ def _replace_head(graph: ir.Graph, gemm: ir.Node, table: ir.Value, blocks: Quant
         reshape.outputs[0], graph.initializers[f"{name}.scales"], None
     ]  # fmt: skip
     size = (num_blocks * blocks.block_size, num_outputs)
-    _take_over(graph, gemm, _product(gemm.inputs[0], weights, _bias_of(gemm), size, blocks))
+    take_over(graph, gemm, _product(gemm.inputs[0], weights, _bias_of(gemm), size, blocks))
 
 
-def _replace_own_head(graph: ir.Graph, gemm: ir.Node, block_size: int) -> None:
-    table = gemm.inputs[1]
-    rows = _matrix(table) if table is not None else None
-    assert table is not None
-    assert rows is not None
+def _replace_own_head(graph: ir.Graph, gemm: ir.Node, table: ir.Value, block_size: int) -> None:
+    rows = _array_of(table)
     blocks = quantize_blocks(rows, 8, block_size)
     weights = _add_blocks(graph, str(table.name), blocks)
     size = (rows.shape[1], rows.shape[0])
-    _take_over(graph, gemm, _product(gemm.inputs[0], weights, _bias_of(gemm), size, blocks))
+    take_over(graph, gemm, _product(gemm.inputs[0], weights, _bias_of(gemm), size, blocks))
     if table.name is not None:
         del graph.initializers[table.name]
-
-
-def _take_over(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
-    """Put ``new`` into the place of ``old``."""
-    result, before = new.outputs[0], old.outputs[0]
-    result.name, result.type, result.shape = before.name, before.type, before.shape
-    graph.insert_before(old, new)
-    before.replace_all_uses_with(result, replace_graph_outputs=True)
-    graph.remove(old, safe=True)

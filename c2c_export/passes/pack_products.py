@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from c2c_export.passes.linear import Linear, add_weight, linear_of
+from c2c_export.passes.graph_parts import add_weight
+from c2c_export.passes.linear import Linear, linear_of
 
 
 class PackProducts(ir.passes.InPlacePass):

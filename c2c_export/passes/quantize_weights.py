@@ -17,11 +17,10 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from c2c_runtime import names
+from c2c_export.passes.graph_parts import add_weight, head_of, is_matrix, take_over
 from c2c_runtime.precision import Weights
 
 INT4_BLOCK = 32
-_MIN_ELEMENTS = 1024
 _INT4_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's largest weight; the best is kept
 
 
@@ -122,17 +121,6 @@ def _int4(matrix: np.ndarray, dtype: np.dtype) -> Quantized:
     return Quantized(values, best_scale, INT4_BLOCK)
 
 
-def head_of(graph: ir.Graph) -> ir.Node | None:
-    """The product that the logits come from."""
-    value = next((value for value in graph.outputs if value.name == names.LOGITS), None)
-    while value is not None:
-        node = value.producer()
-        if node is None or node.op_type in ("MatMul", "Gemm"):
-            return node
-        value = node.inputs[0] if node.inputs else None
-    return None
-
-
 def _weight_of(node: ir.Node) -> tuple[ir.Value | None, bool]:
     """The weight of a product, and whether it is transposed before."""
     weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
@@ -144,32 +132,17 @@ def _weight_of(node: ir.Node) -> tuple[ir.Value | None, bool]:
         )
         is_plain = is_plain and not node.attributes.get_int("transA", 0)
         is_transposed = bool(node.attributes.get_int("transB", 0))
-        return (weight if is_plain and _is_matrix(weight) else None), is_transposed
+        return (weight if is_plain and is_matrix(weight) else None), is_transposed
     producer = weight.producer()
     is_transposed = producer is not None and producer.op_type == "Transpose"
     if producer is not None and is_transposed:
         weight = producer.inputs[0]
-    return (weight if weight is not None and _is_matrix(weight) else None), is_transposed
-
-
-def _is_matrix(value: ir.Value) -> bool:
-    tensor = value.const_value
-    return (
-        value.is_initializer()
-        and tensor is not None
-        and len(tensor.shape) == 2
-        and tensor.size >= _MIN_ELEMENTS
-        and tensor.dtype.is_floating_point()
-    )
+    return (weight if weight is not None and is_matrix(weight) else None), is_transposed
 
 
 def _as_matmul(graph: ir.Graph, gemm: ir.Node) -> ir.Node:
     product = ir.node("MatMul", gemm.inputs[:2])
-    result, old = product.outputs[0], gemm.outputs[0]
-    result.name, result.type, result.shape = old.name, old.type, old.shape
-    graph.insert_before(gemm, product)
-    old.replace_all_uses_with(result, replace_graph_outputs=True)
-    graph.remove(gemm, safe=True)
+    take_over(graph, gemm, product)
     return product
 
 
@@ -177,17 +150,10 @@ def _add(
     graph: ir.Graph, node: ir.Node, name: str, quantized: Quantized, weight: ir.Value
 ) -> ir.Value:
     """Put the numbers and their DequantizeLinear before ``node``; returns its result."""
-    inputs = []
-    for suffix, array in (("", quantized.values), (".scale", quantized.scales)):
-        tensor = ir.tensor(array, name=name + suffix)
-        value = ir.Value(
-            name=name + suffix,
-            shape=tensor.shape,
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        graph.register_initializer(value)
-        inputs.append(value)
+    inputs = [
+        add_weight(graph, name + suffix, ir.tensor(array, name=name + suffix))
+        for suffix, array in (("", quantized.values), (".scale", quantized.scales))
+    ]
     attributes = {"axis": 1} if quantized.block_size is None else {
         "axis": 0, "block_size": quantized.block_size
     }  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from c2c_export.passes.graph_parts import add_weight, is_private
+
 
 class TransposeWeights(ir.passes.InPlacePass):
     """Rule: Transpose(W) of a matrix W that is a weight and has no other reader becomes a weight.
@@ -21,7 +23,7 @@ class TransposeWeights(ir.passes.InPlacePass):
         modified = False
         for node in list(graph):
             weight = node.inputs[0] if node.op_type == "Transpose" else None
-            if weight is None or not _is_private_matrix(weight):
+            if weight is None or not is_private(weight, rank=2):
                 continue
             source = weight.const_value
             assert source is not None
@@ -34,25 +36,9 @@ class TransposeWeights(ir.passes.InPlacePass):
                 shape=ir.Shape(reversed(source.shape.numpy())),
                 name=name,
             )
-            value = ir.Value(
-                name=name,
-                shape=transposed.shape,
-                type=ir.TensorType(source.dtype),
-                const_value=transposed,
-            )
-            graph.register_initializer(value)
+            value = add_weight(graph, name, transposed)
             node.outputs[0].replace_all_uses_with(value)
             graph.remove(node, safe=True)
             del graph.initializers[weight.name]
             modified = True
         return ir.passes.PassResult(model, modified)
-
-
-def _is_private_matrix(value: ir.Value) -> bool:
-    return (
-        value.is_initializer()
-        and value.const_value is not None
-        and len(value.const_value.shape) == 2
-        and len(value.uses()) == 1
-        and not value.is_graph_output()
-    )
