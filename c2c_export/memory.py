@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import resource
 import sys
+
+from c2c_runtime.host_memory import return_freed_memory
 
 
 def release_memory() -> None:
@@ -15,9 +16,7 @@ def release_memory() -> None:
     small was allocated after them: the next model and the runtime then come on top.
     """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
+    return_freed_memory()
 
 
 def peak_memory_bytes() -> int:

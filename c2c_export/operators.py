@@ -81,11 +81,19 @@ def fused_rotary(model: PreTrainedModel) -> Iterator[None]:
             return original(query, key, cos, sin)
         return _rotate(query, cos, sin), _rotate(key, cos, sin)
 
-    setattr(modeling, ROTARY, rotate)
+    with swapped(modeling, ROTARY, rotate):
+        yield
+
+
+@contextmanager
+def swapped(owner: object, name: str, value: object) -> Iterator[None]:
+    """While it lasts, ``owner`` has another ``name``."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(modeling, ROTARY, original)
+        setattr(owner, name, original)
 
 
 def rotates_halves(original: Rotary) -> bool:
@@ -93,15 +101,24 @@ def rotates_halves(original: Rotary) -> bool:
     return _agrees(original, _PROBE_HEAD_DIM)
 
 
+def rotary_operator(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor | None = None) -> Tensor:
+    """RotaryEmbedding of x [batch, heads, tokens, head_dim]; the first rotary_dim features are rotated.
+
+    Tables [batch, tokens, rotary_dim / 2]; or, with ``positions`` [batch, tokens], a row for every
+    position.
+    """
+    rotary_dim = 2 * cos.shape[-1]
+    partial = rotary_dim if rotary_dim != x.shape[-1] else 0
+    return torch.onnx.ops.rotary_embedding(x, cos, sin, positions, rotary_embedding_dim=partial)
+
+
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [batch, heads, tokens, head_dim], tables [batch, tokens, rotary_dim] whose halves are equal.
 
     The tables come in float32 or in the model's dtype, computed in float32 either way.
     """
-    rotary_dim = cos.shape[-1]
-    tables = (table[..., : rotary_dim // 2].to(x.dtype) for table in (cos, sin))
-    partial = rotary_dim if rotary_dim != x.shape[-1] else 0
-    return torch.onnx.ops.rotary_embedding(x, *tables, rotary_embedding_dim=partial)
+    half = cos.shape[-1] // 2
+    return rotary_operator(x, *(table[..., :half].to(x.dtype) for table in (cos, sin)))
 
 
 def _agrees(original: Rotary, rotary_dim: int) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from c2c_export.operators import ROTARY, rotates_halves
+from c2c_export.operators import ROTARY, rotary_operator, rotates_halves, swapped
 
 ROTARY_MODULE = "rotary_emb"  # the name of the decoder's module that gives the angles
 
@@ -31,11 +31,7 @@ class RotaryTable:
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         """x [batch, heads, tokens, head_dim] rotated by an operator of its own; positions
         [batch, tokens]."""
-        rotary_dim = 2 * self.cos.shape[1]
-        partial = rotary_dim if rotary_dim != x.shape[-1] else 0
-        return torch.onnx.ops.rotary_embedding(
-            x, self.cos, self.sin, positions, rotary_embedding_dim=partial
-        )
+        return rotary_operator(x, self.cos, self.sin, positions)
 
 
 @dataclass
@@ -97,14 +93,9 @@ def rotary_by_table(model: PreTrainedModel, num_positions: int) -> Iterator[Pend
         pending.put(cos, sin)
         return query, key
 
-    decoder = model.model
-    module = getattr(decoder, ROTARY_MODULE)
+    module = getattr(model.model, ROTARY_MODULE)
     by_layer_type = getattr(module, "rope_type", None)  # a name, or one for each type of layer
     layer_types = list(by_layer_type) if isinstance(by_layer_type, dict) else [None]
-    setattr(decoder, ROTARY_MODULE, _TableModule(module, layer_types, num_positions))
-    setattr(modeling, ROTARY, hand_over)
-    try:
+    tables = _TableModule(module, layer_types, num_positions)
+    with swapped(model.model, ROTARY_MODULE, tables), swapped(modeling, ROTARY, hand_over):
         yield pending
-    finally:
-        setattr(modeling, ROTARY, original)
-        setattr(decoder, ROTARY_MODULE, module)
