@@ -89,6 +89,15 @@ class Bundle:
         """Files that only who runs the graph of ``role`` reads: the graph, its weights, its engines."""
         paths = [graph.path for graph in self.manifest.graphs if graph.role == role]
         paths += [engine.path for engine in self.manifest.engines if engine.role == role]
+        return self._files_at(*paths)
+
+    def graph_bytes(self, role: str) -> int:
+        """Bytes of a role's graph and its weights, as they lie on the disk."""
+        files = self._files_at(self.graph(role).path)
+        return sum(self.manifest.files[name].size_bytes for name in files)
+
+    def _files_at(self, *paths: str) -> list[str]:
+        """The files of these paths, and those that lie beside one under its name and a suffix."""
         return [
             name
             for name in self.manifest.files

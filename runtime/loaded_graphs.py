@@ -27,12 +27,16 @@ class LoadedGraphs:
 
     def get(self, role: str) -> Graph:
         """The graph of a role; loads it on first use."""
-        if role not in self._graphs:
-            self.load([role])
+        self.load([role])
         return self._graphs[role]
 
     def load(self, roles: Sequence[str]) -> None:
-        """Load what is not loaded yet. Raises the first error in the order of ``roles``."""
+        """Load what is not loaded yet. Raises the first error in the order of ``roles``.
+
+        Waits for nobody where all are loaded: conversations ask before every section.
+        """
+        if all(role in self._graphs for role in roles):
+            return
         with self._lock:
             missing = [role for role in dict.fromkeys(roles) if role not in self._graphs]
             if len(missing) > 1 and self._backend.loads_in_threads:

@@ -60,11 +60,13 @@ class PrefixStore:
         one continues is dropped, because this one serves for it.
         """
         sections = tuple(record.sections)
+        if not sections or not self.max_bytes:
+            return False
         lengths = [record.num_receiver_ids]
         lengths += [record.num_sharer_ids(index) for index in range(len(sharers))]
         caches = [receiver, *sharers]
         size = sum(map(_kept_bytes, caches, lengths))
-        if not sections or size > self.max_bytes:
+        if size > self.max_bytes:
             return False
         with self._lock:
             if self._touch(sections):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import PurePosixPath
 from typing import Any
 
 from c2c_runtime import names
@@ -15,16 +14,7 @@ _ROW_READERS = frozenset({"Gather", "GatherBlockQuantized"})
 
 def weight_bytes(bundle: Bundle) -> dict[str, int]:
     """Bytes of the files of each graph, by role; graphs that share a file count it once each."""
-    files = bundle.manifest.files
-    return {
-        graph.role: sum(
-            entry.size_bytes
-            for name, entry in files.items()
-            if PurePosixPath(name).parent == PurePosixPath(graph.path).parent
-            and PurePosixPath(name).name.startswith(PurePosixPath(graph.path).stem)
-        )
-        for graph in bundle.manifest.graphs
-    }
+    return {graph.role: bundle.graph_bytes(graph.role) for graph in bundle.manifest.graphs}
 
 
 def step_bytes(bundle: Bundle) -> int | None:
