@@ -41,7 +41,6 @@ from c2c_export.text_side import golden_text_ids, write_text_side
 from c2c_export.tracing import ATTENTION
 from c2c_export.verify_build import measure_directory, verify_directory
 from c2c_runtime import names
-from c2c_runtime.bundle import MANIFEST_NAME, dump_manifest
 from c2c_runtime.manifest import (
     SCHEMA_VERSION,
     GoldenSpec,
@@ -163,7 +162,7 @@ def build_bundle(
             release_memory()
         with stages.stage("hash the files"):
             manifest = _manifest(prepared, target, work, tokenizers, alignments)
-            (writer.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
+            writer.write_manifest(manifest)
         comparisons: tuple[Comparison, ...] = ()
         if options.verify:
             with stages.stage("verify against eager PyTorch"):
@@ -173,7 +172,7 @@ def build_bundle(
                 measured, found = measure_directory(writer.path, loss)
             comparisons += found
             manifest = replace(manifest, loss=measured)
-            (writer.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
+            writer.write_manifest(manifest)
         manifest, engines = _build_engines(manifest, options, writer, stages)
         writer.commit()
     return BuildReport(
@@ -345,7 +344,7 @@ def _build_engines(
             lambda fraction, phase: stages.describe(f"build engines: {phase}"),
         )
         manifest = with_engines(writer.path, manifest, [engine.spec for engine in built])
-        (writer.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
+        writer.write_manifest(manifest)
     return manifest, built
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from c2c_runtime.bundle import MANIFEST_NAME, sha256_of
+from c2c_runtime.bundle import MANIFEST_NAME, dump_manifest, sha256_of
 from c2c_runtime.errors import UnavailableError, UsageError
-from c2c_runtime.manifest import FileEntry
+from c2c_runtime.manifest import FileEntry, Manifest
 
 _PARTIAL = ".partial-"
 _REPLACED = ".replaced"
@@ -39,6 +39,10 @@ class BundleWriter:
             for path in sorted(self.path.rglob("*"))
             if path.is_file() and path.name != MANIFEST_NAME
         }
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write the manifest, in place of one that was written before."""
+        (self.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
 
     def commit(self) -> None:
         """Give the directory its name. An old bundle stays in place until this moment.

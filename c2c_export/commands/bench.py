@@ -11,7 +11,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from c2c_export.commands.options import device_option
+from c2c_export.commands.options import (
+    device_option,
+    pair_source,
+    receiver_option,
+    sharers_option,
+)
 from c2c_runtime.errors import UsageError
 
 
@@ -44,8 +49,8 @@ Examples:
 )
 @click.argument("bundles", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--pair", "pair_text", help="The checkpoints, as for build: peers need them.")
-@click.option("--receiver", help="Directory, hub id or GGUF file of the Receiver.")
-@click.option("--sharer", "sharers", multiple=True, help="The same for a Sharer; repeat in order.")
+@receiver_option
+@sharers_option
 @click.option(
     "--fuser", "fusers", multiple=True, type=click.Path(path_type=Path), help="One a Sharer."
 )
@@ -102,8 +107,6 @@ def command(
 
     source = None
     if pair_text is not None or receiver is not None or sharers or fusers:
-        from c2c_export.commands.build import pair_source
-
         source = pair_source(pair_text, receiver, sharers, fusers, None)
     names = parse_peers(peers or (NONE if source is None else ALL))
     if names and source is None:

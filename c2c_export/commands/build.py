@@ -13,14 +13,13 @@ from rich.table import Table
 from c2c_export.build_target import BACKENDS, ENGINE_DIALECTS, build_target
 from c2c_export.commands.build_engines import print_engines
 from c2c_export.commands.loss_table import loss_table
+from c2c_export.commands.options import pair_source, receiver_option, sharers_option
 from c2c_export.progress import Stages
-from c2c_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from c2c_export.build_report import BuildReport, GraphReport
-    from c2c_export.pair import PairSource
 
 
 @click.command(
@@ -37,8 +36,8 @@ Examples:
 @click.option(
     "--pair", "pair_text", help="RECEIVER+SHARER, a published name, a pair file (YAML), or demo."
 )
-@click.option("--receiver", help="Directory, hub id or GGUF file of the Receiver.")
-@click.option("--sharer", "sharers", multiple=True, help="The same for a Sharer; repeat in order.")
+@receiver_option
+@sharers_option
 @click.option(
     "--fuser",
     "fusers",
@@ -156,27 +155,6 @@ def command(
         if report.engines:
             print_engines(console, report.engines)
         click.echo(f"{report.bundle}")
-
-
-def pair_source(
-    pair_text: str | None,
-    receiver: str | None,
-    sharers: tuple[str, ...],
-    fusers: tuple[Path, ...],
-    multi_sharer: Any,
-) -> PairSource:
-    """The pair that the options name, in one of the two ways of saying it."""
-    from c2c_export.pair import explicit_pair, parse_pair
-
-    if pair_text is not None:
-        if receiver or sharers:
-            raise UsageError(
-                "--pair and --receiver/--sharer say the same thing", "give one of them"
-            )
-        return parse_pair(pair_text, fusers=fusers, multi_sharer=multi_sharer)
-    if receiver is None or not sharers:
-        raise UsageError("no pair was given", "give --pair, or --receiver, --sharer and --fuser")
-    return explicit_pair(receiver, sharers, fusers, multi_sharer=multi_sharer or "sequential")
 
 
 def graph_table(graphs: Sequence[GraphReport]) -> Table:

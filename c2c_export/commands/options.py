@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from c2c_runtime.backend_choice import DEVICES
+from c2c_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from c2c_export.pair import PairSource
 
 device_option = click.option(
     "--device",
@@ -13,3 +20,28 @@ device_option = click.option(
     show_default=True,
     help="Where to run; auto: engines that fit this machine, else what the graphs were made for.",
 )
+receiver_option = click.option("--receiver", help="Directory, hub id or GGUF file of the Receiver.")
+sharers_option = click.option(
+    "--sharer", "sharers", multiple=True, help="The same for a Sharer; repeat in order."
+)
+
+
+def pair_source(
+    pair_text: str | None,
+    receiver: str | None,
+    sharers: tuple[str, ...],
+    fusers: tuple[Path, ...],
+    multi_sharer: Any,
+) -> PairSource:
+    """The pair that the options name, in one of the two ways of saying it."""
+    from c2c_export.pair import explicit_pair, parse_pair
+
+    if pair_text is not None:
+        if receiver or sharers:
+            raise UsageError(
+                "--pair and --receiver/--sharer say the same thing", "give one of them"
+            )
+        return parse_pair(pair_text, fusers=fusers, multi_sharer=multi_sharer)
+    if receiver is None or not sharers:
+        raise UsageError("no pair was given", "give --pair, or --receiver, --sharer and --fuser")
+    return explicit_pair(receiver, sharers, fusers, multi_sharer=multi_sharer or "sequential")
