@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from text_graphs import model_of, operators, run
 
 from c2c_export.passes.collapse_reshapes import CollapseReshapes
 from c2c_export.passes.pack_attention import PackAttention
@@ -17,33 +14,11 @@ from c2c_export.passes.pack_products import PackProducts
 from c2c_export.passes.skip_norms import SkipNorms
 
 RNG = np.random.default_rng(0)
-HEADER = '<ir_version: 10, opset_import: ["" : 24, "com.microsoft" : 1]>'
 BATCH, TOKENS, HIDDEN, HEAD_DIM, CAPACITY = 1, 3, 4, 16, 8
-
-
-def model_of(text: str, **weights: np.ndarray) -> ir.Model:
-    """A graph in ONNX's text form, with weights by name."""
-    model = ir.from_proto(onnx.parser.parse_model(f"{HEADER} {text}"))
-    for name, array in weights.items():
-        tensor = ir.tensor(array, name=name)
-        value = next(v for n in model.graph for v in n.inputs if v is not None and v.name == name)
-        value.shape, value.type = tensor.shape, ir.TensorType(tensor.dtype)
-        value.const_value = tensor
-        model.graph.register_initializer(value)
-    return model
 
 
 def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def run(model: ir.Model, **feeds: np.ndarray) -> list[np.ndarray]:
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
-    return session.run(None, feeds)
-
-
-def operators(model: ir.Model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph)
 
 
 TWO_PRODUCTS = """agraph (float[b, t, 4] x) => (float[b, t, 6] gate, float[b, t, 2] up) {

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
-import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
+from text_graphs import model_of, operators, run
 
 from c2c_export.passes.matmul_nbits import MatMulNBits
 from c2c_export.passes.quantize_blocks import quantize_blocks, quantize_table
 
 RNG = np.random.default_rng(0)
-HEADER = '<ir_version: 10, opset_import: ["" : 24, "com.microsoft" : 1]>'
 
 
 def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
-
-
-def model_of(text: str, **weights: np.ndarray) -> ir.Model:
-    model = ir.from_proto(onnx.parser.parse_model(f"{HEADER} {text}"))
-    for name, array in weights.items():
-        tensor = ir.tensor(array, name=name)
-        value = next(v for n in model.graph for v in n.inputs if v is not None and v.name == name)
-        value.shape, value.type, value.const_value = (
-            tensor.shape,
-            ir.TensorType(tensor.dtype),
-            tensor,
-        )
-        model.graph.register_initializer(value)
-    return model
-
-
-def run(model: ir.Model, **feeds: np.ndarray) -> list[np.ndarray]:
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
-    return session.run(None, feeds)
 
 
 def bits_of(model: ir.Model) -> list[int]:
@@ -99,7 +76,7 @@ def test_a_linear_layer_computes_with_its_dequantised_weight(weights, shape):
         bias=bias,
     )
     assert MatMulNBits(weights)(model).modified
-    assert Counter(node.op_type for node in model.graph) == {"MatMulNBits": 1}
+    assert operators(model) == {"MatMulNBits": 1}
     narrows = shape[0] > shape[1]
     assert bits_of(model) == [8 if weights == "int8" or narrows else 4]
     weight = quantize_blocks(np.ascontiguousarray(matrix.T), bits_of(model)[0], 32)
