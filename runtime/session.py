@@ -178,6 +178,21 @@ class Session:
             messages, self.tokenizer(), sharers, self._alignments, enable_thinking=enable_thinking
         )
 
+    def ask(
+        self,
+        prompt: str | Sequence[dict[str, str]],
+        options: GenerationOptions | None = None,
+        conversation: Conversation | None = None,
+        *,
+        enable_thinking: bool = False,
+    ) -> Answer:
+        """Answer a plain prompt or the messages of a chat; see ``answer``."""
+        if isinstance(prompt, str):
+            sections = self.sections_of_text(prompt)
+        else:
+            sections = self.sections_of_chat(prompt, enable_thinking=enable_thinking)
+        return self.answer(sections, options, conversation)
+
     def answer(
         self,
         sections: Sequence[Section],
@@ -194,7 +209,7 @@ class Session:
 
     def chat(self, messages: Sequence[dict[str, str]], **options: Any) -> Iterator[Piece]:
         """Stream the answer to a chat. Options are those of ``GenerationOptions``."""
-        return iter(self.answer(self.sections_of_chat(messages), GenerationOptions(**options)))
+        return iter(self.ask(messages, GenerationOptions(**options)))
 
     def close(self) -> None:
         """Release the graphs and, on a GPU, the caches of every conversation.

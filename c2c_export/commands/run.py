@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import click
 
 from c2c_export.commands.options import device_option
-from c2c_runtime.alignment import Section
 from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import Answer, Generation, GenerationOptions
 from c2c_runtime.sampling import SamplingOptions
@@ -126,27 +124,15 @@ def command(
     if sections is not None and prompt_ids is None:
         raise UsageError("--sections cuts token ids", "give them with --prompt-ids")
     with Session.open(bundle, device=device, num_threads=threads, preload=mode == "c2c") as session:
-        parts = _sections(session, prompt, chat, prompt_ids, sections, thinking)
-        answer = session.answer(parts, options)
+        if prompt_ids is not None:
+            answer = session.answer(session.sections_of_ids(prompt_ids, sections), options)
+        else:
+            asked = read_messages(chat) if chat is not None else prompt or ""
+            answer = session.ask(asked, options, enable_thinking=thinking)
         if as_json:
             click.echo(json.dumps(asdict(answer.finish())))
         else:
             _stream(answer)
-
-
-def _sections(
-    session: Session,
-    prompt: str | None,
-    chat: Path | None,
-    prompt_ids: list[int] | None,
-    sections: list[tuple[int, int]] | None,
-    thinking: bool,
-) -> Sequence[Section]:
-    if prompt_ids is not None:
-        return session.sections_of_ids(prompt_ids, sections)
-    if chat is not None:
-        return session.sections_of_chat(read_messages(chat), enable_thinking=thinking)
-    return session.sections_of_text(prompt or "")
 
 
 def read_messages(path: Path) -> list[dict[str, str]]:
