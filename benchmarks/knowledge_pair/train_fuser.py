@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.knowledge_pair.facts import Fact
-from benchmarks.knowledge_pair.steps import answer_loss, train
+from benchmarks.training import answer_loss, train
 from c2c_export.checkpoints import model_dims, read_config, resolve_model
 from c2c_export.fuser import FuserLayer
 from c2c_export.fuser_checkpoint import read_fuser

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.knowledge_pair.facts import CITIES, Fact
-from benchmarks.knowledge_pair.steps import answer_loss, train
+from benchmarks.training import answer_loss, train
 
 # What may stand before the prompt: nothing, so that the answer is a guess, or what tells the city.
 _HINTS = ("", "", "{city} ", "{city}. ", "In {city}. ", "{name} lives in {city}. ")

@@ -1,0 +1,162 @@
+"""``python -m benchmarks.demo_fuser.train BUNDLE``: train the demo pair's Fuser, and its control.
+
+Both models are frozen; the loss is that of the next token of the Receiver's answer over its fused cache. The
+control is the same Fuser from the same seeds, for which every example comes with the Sharer's cache of
+another of the same length: what it gains is tuning, not the Sharer's knowledge.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from benchmarks.demo_fuser.frozen import IGNORED, Bucket, load_frozen
+from benchmarks.demo_fuser.questions import read_questions
+from benchmarks.demo_fuser.words import DICTIONARIES, read_words, split_words
+from benchmarks.training import train
+from c2c_export.checkpoints import model_dims, read_config, resolve_model
+from c2c_export.demo import gemma3_gguf, smollm2_gguf
+from c2c_export.fuser import FuserLayer
+from c2c_export.fuser_checkpoint import read_fuser
+from c2c_export.init_fuser import init_fuser
+from c2c_runtime.session import Session
+
+_SEED = 11
+_HIDDEN_DIM = 96
+
+Linked = dict[int, tuple[int, FuserLayer]]  # {Receiver layer: (Sharer layer, module)}
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--dictionaries", type=click.Path(path_type=Path), default=DICTIONARIES)
+@click.option("--control", is_flag=True, help="Shuffle the Sharer's caches between examples.")
+@click.option("--steps", type=int, default=3000, show_default=True)
+@click.option("--batch-size", type=int, default=32, show_default=True)
+@click.option("--max-words", type=int, default=12_000, show_default=True, help="To train on.")
+@click.option("--threads", type=int, default=2, show_default=True)
+def main(
+    bundle: Path,
+    output: Path,
+    dictionaries: Path,
+    control: bool,
+    steps: int,
+    batch_size: int,
+    max_words: int,
+    threads: int,
+) -> None:
+    """Train a Fuser into OUTPUT. BUNDLE: the demo pair with any Fuser, for tokenizers and alignment."""
+    torch.set_num_threads(threads)
+    words = split_words(read_words(dictionaries))
+    with Session.open(bundle) as session:
+        questions = read_questions(session, words.train[:max_words])
+        watched = read_questions(session, words.watched)
+    sources = [resolve_model(str(path)) for path in (smollm2_gguf(), gemma3_gguf())]
+    receiver, sharer = (load_frozen(source) for source in sources)
+    init_fuser(
+        *(model_dims(read_config(source), source) for source in sources),
+        output,
+        hidden_dim=_HIDDEN_DIM,
+        intermediate_dim=_HIDDEN_DIM,
+        seed=_SEED,
+        dtype="float16",
+        recipe={
+            "base_model": sources[0].name,
+            "teacher_model": sources[1].name,
+            "is_do_alignment": True,
+            "alignment_strategy": "longest",
+        },
+        force=True,
+    )
+    checkpoint = read_fuser(output)
+    layers = checkpoint.load_layers()
+    linked = {target: (checkpoint.links[target][0], layer) for target, layer in layers.items()}
+    parameters = [
+        parameter.requires_grad_()
+        for layer in layers.values()
+        for name, parameter in layer.named_parameters()
+        if not name.endswith("gate_logit")
+    ]
+
+    def save() -> None:
+        for target, layer in layers.items():
+            _, index = checkpoint.links[target]
+            state_dict = {name: weight.half() for name, weight in layer.state_dict().items()}
+            torch.save(state_dict, checkpoint.layers[index].path)
+
+    torch.manual_seed(_SEED)
+    draw = random.Random(_SEED)
+    buckets = Bucket.all_of(questions, receiver, sharer)
+    sizes = [len(bucket.questions) for bucket in buckets]
+    watched_buckets = Bucket.all_of(watched, receiver, sharer)
+    counter = iter(range(1, steps + 1))
+
+    def loss_of_batch() -> tuple[Tensor, Tensor]:
+        step = next(counter)
+        if step % 250 == 0:
+            save()
+            print(f"watched words: {_watched_loss(watched_buckets, receiver, linked)}", flush=True)
+        (bucket,) = draw.choices(buckets, sizes)
+        rows = torch.randint(len(bucket.questions), (batch_size,))
+        lent = torch.randint(len(bucket.questions), (batch_size,)) if control else rows
+        return _loss(bucket, receiver, linked, rows, lent, draw)
+
+    what = "control Fuser" if control else "Fuser"
+    train(what, parameters, loss_of_batch, num_steps=steps, peak_rate=1e-3)
+    print(f"watched words: {_watched_loss(watched_buckets, receiver, linked)}", flush=True)
+    save()
+
+
+def _loss(
+    bucket: Bucket,
+    receiver: PreTrainedModel,
+    linked: Linked,
+    rows: Tensor,
+    lent: Tensor,
+    draw: random.Random | None,
+) -> tuple[Tensor, Tensor]:
+    """Mean cross entropy a token of the answers, and the share of rows whose first token is right."""
+    read, said = bucket.answers(rows, draw)
+    own, others = bucket.receiver.of(rows).float(), bucket.sharer.of(lent).float()
+    cache = DynamicCache()
+    with torch.autocast("cpu", torch.bfloat16):
+        for target, (source, layer) in linked.items():
+            key, value = layer(
+                others[:, source, 0], others[:, source, 1], own[:, target, 0], own[:, target, 1]
+            )
+            assert key is not None and value is not None
+            cache.update(key.bfloat16(), value.bfloat16(), target)
+    states = receiver.model(input_ids=read, cache=cache, use_cache=True).last_hidden_state
+    says = said != IGNORED
+    logits = receiver.lm_head(states[says]).float()
+    loss = torch.nn.functional.cross_entropy(logits, said[says])
+    starts = torch.cumsum(says.sum(1), 0) - says.sum(1)
+    right = logits[starts].argmax(-1) == said[says][starts]
+    return loss, right.float().mean()
+
+
+def _watched_loss(buckets: Sequence[Bucket], receiver: PreTrainedModel, linked: Linked) -> str:
+    """Words that are not trained on, with their own Sharer caches and with those of the next word."""
+    texts = []
+    for shift, what in ((0, "own cache"), (1, "another word's cache")):
+        losses = []
+        for bucket in buckets:
+            rows = torch.arange(len(bucket.questions))
+            with torch.no_grad():
+                loss, right = _loss(bucket, receiver, linked, rows, rows.roll(shift), None)
+            losses.append((len(rows), loss.item(), right.item()))
+        total = sum(num for num, _, _ in losses)
+        loss, right = (sum(num * value[i] for num, *value in losses) / total for i in (0, 1))
+        texts.append(f"{what}: loss {loss:.3f}, first token {100 * right:.1f} %")
+    return "; ".join(texts)
+
+
+if __name__ == "__main__":
+    main()
