@@ -20,7 +20,7 @@ from c2c_engines.backend import load_backend
 from c2c_engines.bundle_engines import BuiltEngine, EngineOptions, build_engines
 from c2c_engines.install import with_engines
 from c2c_engines.targets import check_head_dim
-from c2c_export.build_report import BuildReport, GraphReport
+from c2c_export.build_report import BuildReport, GraphReport, echo_roles
 from c2c_export.build_target import CPU, BuildTarget
 from c2c_export.bundle_writer import BundleWriter, write_bundle
 from c2c_export.checkpoints import load_model
@@ -155,7 +155,8 @@ def build_bundle(
                 options.max_batch_size,
             )
             prepared = replace(prepared, limits=with_positions(prepared.limits, target.dialect))
-        _echo_roles(prepared, stages)
+        if stages.console is not None:
+            echo_roles(stages.console, source, prepared.pair)
         _check_engines(prepared, target)
         num_targets = len(target.targets) if target.engine_backend else 0
         models = [source.receiver, *source.sharers]
@@ -220,24 +221,6 @@ def _check_engines(prepared: PreparedPair, target: BuildTarget) -> None:
     check_head_dim(library, pair.receiver.head_dim, "the Receiver")
     for number, sharer in enumerate(pair.sharers, start=1):
         check_head_dim(library, sharer.dims.head_dim, f"Sharer {number}")
-
-
-def _echo_roles(prepared: PreparedPair, stages: Stages) -> None:
-    if stages.console is None:
-        return
-    from c2c_export.commands.inspect import describe_model
-
-    pair = prepared.pair
-    stages.console.print(
-        f"[bold]Receiver[/] {prepared.source.receiver.name}: {describe_model(pair.receiver)}"
-    )
-    for sharer, source in zip(pair.sharers, prepared.source.sharers, strict=True):
-        stages.console.print(f"[bold]Sharer[/]   {source.name}: {describe_model(sharer.dims)}")
-        gates = sharer.gates
-        stages.console.print(
-            f"         {len(sharer.links)} layers linked, {sum(gates)} of {len(gates)} gates open, "
-            f"alignment {sharer.alignment}"
-        )  # fmt: skip
 
 
 def _export_sharer(
