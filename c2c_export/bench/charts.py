@@ -104,11 +104,12 @@ def _figure(title: str, what: str, height: float, shapes: Sequence[str]) -> str:
 
 
 def _legend(words: Sequence[str]) -> str:
-    x, parts = float(_LABELS), []
-    for place, word in enumerate(words):
+    widths = [30 + 6.6 * len(word) for word in words]
+    x, parts = min(float(_LABELS), max(_WIDTH - sum(widths), 0.0)), []
+    for place, (word, width) in enumerate(zip(words, widths, strict=True)):
         parts.append(f'<rect class="c{place % 7}" x="{x:.0f}" y="4" width="11" height="11"/>')
         parts.append(_text(x + 16, 14, word, "tick", "start"))
-        x += 30 + 6.6 * len(word)
+        x += width
     return "".join(parts)
 
 
