@@ -179,8 +179,9 @@ class Session:
         with self._lock:
             if number not in self._speakers:
                 bundle = self.bundle.speaking(number)
-                if self._check_hashes:
-                    bundle.check_hashes(files=bundle.common_files)
+                if self._check_hashes:  # the rest of its files was checked when this session opened
+                    checked = set(self.bundle.common_files)
+                    bundle.check_hashes(files=set(bundle.common_files) - checked)
                 self._speakers[number] = Session(
                     bundle,
                     check_hashes=self._check_hashes,
