@@ -20,11 +20,12 @@ from c2c_engines.backend import load_backend
 from c2c_engines.bundle_engines import BuiltEngine, EngineOptions, build_engines
 from c2c_engines.install import with_engines
 from c2c_engines.targets import check_head_dim
-from c2c_export.build_report import BuildReport, GraphReport
+from c2c_export.build_report import BuildReport, GraphReport, echo_roles
 from c2c_export.build_target import CPU, BuildTarget
 from c2c_export.bundle_writer import BundleWriter, write_bundle
 from c2c_export.checkpoints import load_model
 from c2c_export.eager import Caches
+from c2c_export.export_baseline import export_baseline
 from c2c_export.export_fuser import export_fuser
 from c2c_export.export_model import export_receiver, export_sharer
 from c2c_export.golden import GoldenCase, plan_cases, receiver_expectation, sharer_expectation
@@ -41,8 +42,10 @@ from c2c_export.text_side import golden_text_ids, write_text_side
 from c2c_export.tracing import ATTENTION
 from c2c_export.verify_build import measure_directory, verify_directory
 from c2c_runtime import names
+from c2c_runtime.errors import UsageError
 from c2c_runtime.manifest import (
     SCHEMA_VERSION,
+    BaselineSpec,
     GoldenSpec,
     GraphSpec,
     Limits,
@@ -54,7 +57,8 @@ from c2c_runtime.verification import Comparison
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build. None: a default that fits the pair."""
+    """How to build. None: a default that fits the pair. ``with_baselines``: let every Sharer answer by
+    itself, too, for comparison. Raises ``UsageError`` for baselines where engines answer."""
 
     target: BuildTarget = CPU
     alignment: Alignment = "auto"
@@ -64,6 +68,14 @@ class BuildOptions:
     max_build_memory_bytes: int | None = None
     verify: bool = True
     force: bool = False
+    with_baselines: bool = False
+
+    def __post_init__(self) -> None:
+        if self.with_baselines and self.target.backend != "ort":
+            raise UsageError(
+                f"baselines are answered with ONNX Runtime, not with engines of {self.target.backend}",
+                "leave --with-baselines out, or build them with --backend ort (--target cpu or cuda)",
+            )
 
 
 @dataclass
@@ -76,6 +88,7 @@ class _Work:
     graphs: list[GraphSpec] = field(default_factory=list)
     reports: list[GraphReport] = field(default_factory=list)
     golden: list[GoldenSpec] = field(default_factory=list)
+    baselines: list[BaselineSpec] = field(default_factory=list)
 
     @property
     def graph_directory(self) -> Path:
@@ -96,6 +109,10 @@ class _Work:
     def add(self, graph: GraphSpec, before: ModelCost, reasons: Sequence[str]) -> None:
         """Take a graph in, and report it against what it was before."""
         self.graphs.append(graph)
+        self.report(graph, before, reasons)
+
+    def report(self, graph: GraphSpec, before: ModelCost, reasons: Sequence[str]) -> None:
+        """Report a graph against what it was before."""
         cost = graph_cost(self.writer.path / graph.path)
         weights = self.target.precision.of(graph.role).weights
         why = [*reasons, *([f"weights in {weights}"] if weights else [])]
@@ -124,7 +141,10 @@ def build_bundle(
     """
     started = time.perf_counter()
     target = options.target
-    stages.num_stages = 6 + len(source.sharers) + (target.engine_backend is not None)
+    baselines = source.sharers if options.with_baselines else ()
+    stages.num_stages = (
+        6 + len(source.sharers) + len(baselines) + (target.engine_backend is not None)
+    )
     with write_bundle(output, force=options.force) as writer, stages.shown():
         with stages.stage("read and check the pair"):
             prepared = prepare_pair(
@@ -135,10 +155,12 @@ def build_bundle(
                 options.max_batch_size,
             )
             prepared = replace(prepared, limits=with_positions(prepared.limits, target.dialect))
-        _echo_roles(prepared, stages)
+        if stages.console is not None:
+            echo_roles(stages.console, source, prepared.pair)
         _check_engines(prepared, target)
         num_targets = len(target.targets) if target.engine_backend else 0
-        need = predict_need([source.receiver, *source.sharers], prepared.fusers, num_targets)
+        models = [source.receiver, *source.sharers]
+        need = predict_need(models, prepared.fusers, num_targets, baselines)
         check_need(need, writer.path, options.max_build_memory_bytes)
         work = _Work(writer, target, prepared.limits)
         with stages.stage("write tokenizers and alignment"):
@@ -149,6 +171,9 @@ def build_bundle(
         for number in range(1, len(prepared.pair.sharers) + 1):
             with stages.stage(f"export Sharer {number}"):
                 _export_sharer(prepared, number, cases, sharer_caches, work)
+        for number in range(1, len(baselines) + 1):
+            with stages.stage(f"export Sharer {number} with its LM head"):
+                _export_baseline(prepared, number, work)
         with stages.stage("export Fuser"):
             fusers = _export_fuser(prepared, work)
         with stages.stage("export Receiver"):
@@ -198,24 +223,6 @@ def _check_engines(prepared: PreparedPair, target: BuildTarget) -> None:
         check_head_dim(library, sharer.dims.head_dim, f"Sharer {number}")
 
 
-def _echo_roles(prepared: PreparedPair, stages: Stages) -> None:
-    if stages.console is None:
-        return
-    from c2c_export.commands.inspect import describe_model
-
-    pair = prepared.pair
-    stages.console.print(
-        f"[bold]Receiver[/] {prepared.source.receiver.name}: {describe_model(pair.receiver)}"
-    )
-    for sharer, source in zip(pair.sharers, prepared.source.sharers, strict=True):
-        stages.console.print(f"[bold]Sharer[/]   {source.name}: {describe_model(sharer.dims)}")
-        gates = sharer.gates
-        stages.console.print(
-            f"         {len(sharer.links)} layers linked, {sum(gates)} of {len(gates)} gates open, "
-            f"alignment {sharer.alignment}"
-        )  # fmt: skip
-
-
 def _export_sharer(
     prepared: PreparedPair,
     number: int,
@@ -249,6 +256,14 @@ def _export_sharer(
         )
     del model
     release_memory()
+
+
+def _export_baseline(prepared: PreparedPair, number: int, work: _Work) -> None:
+    options = work.options(names.speaker(number))
+    root = work.writer.path
+    baseline, before = export_baseline(prepared, number, root, work.graph_directory, options)
+    work.baselines.append(baseline)
+    work.report(baseline.graph, before, ["the whole Sharer, for modes sharer and t2t"])
 
 
 def _export_fuser(prepared: PreparedPair, work: _Work) -> list[LinkedLayers]:
@@ -369,6 +384,7 @@ def _manifest(
         golden=tuple(work.golden),
         tools=_tools(),
         files=work.writer.files(),
+        baselines=tuple(work.baselines),
     )
 
 

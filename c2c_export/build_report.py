@@ -1,4 +1,4 @@
-"""What a build says of itself when it is done."""
+"""What a build says of itself: of the pair before work starts, of everything when it is done."""
 
 from __future__ import annotations
 
@@ -6,10 +6,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from c2c_engines.request import EngineReport
+from c2c_export.pair import PairSource
 from c2c_runtime.loss import loss_as_json
-from c2c_runtime.manifest import Loss
+from c2c_runtime.manifest import Loss, Pair
 from c2c_runtime.verification import Comparison
+
+
+def echo_roles(console: Console, source: PairSource, pair: Pair) -> None:
+    """Print who is who, and their sizes."""
+    from c2c_export.commands.inspect import describe_model
+
+    console.print(f"[bold]Receiver[/] {source.receiver.name}: {describe_model(pair.receiver)}")
+    for sharer, model in zip(pair.sharers, source.sharers, strict=True):
+        console.print(f"[bold]Sharer[/]   {model.name}: {describe_model(sharer.dims)}")
+        gates = sharer.gates
+        console.print(
+            f"         {len(sharer.links)} layers linked, {sum(gates)} of {len(gates)} gates open, "
+            f"alignment {sharer.alignment}"
+        )
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,14 @@ class SharerGraph(nn.Module):
 
 
 def export_receiver(
-    model: PreTrainedModel, dims: ModelDims, directory: Path, options: GraphOptions = ORT
+    model: PreTrainedModel,
+    dims: ModelDims,
+    directory: Path,
+    options: GraphOptions = ORT,
+    role: str = names.RECEIVER,
 ) -> GraphSpec:
-    """Write the Receiver graph of ``model``, loaded with ``attn_implementation='c2c'``.
+    """Write the Receiver graph of ``model``, loaded with ``attn_implementation='c2c'``. ``role``: of a
+    whole Sharer, which answers with a graph like a Receiver's.
 
     The model object becomes what was asked for: its weights are converted to ``options.precision``.
     """
@@ -103,7 +108,7 @@ def export_receiver(
     signature = _signature(dims, dims.num_layers, outputs, options)
     with lowered(model, options) as cache_step:
         graph = ReceiverGraph(model, cache_step, num_top)
-        return export_graph(graph, signature, names.RECEIVER, directory, options)
+        return export_graph(graph, signature, role, directory, options)
 
 
 def export_sharer(

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from c2c_export.eager import Caches, ReceiverChain, clean_caches
 from c2c_export.fuser import FuserLayer
 from c2c_runtime import names
+from c2c_runtime.alignment import UNFUSED
 from c2c_runtime.manifest import GoldenSpec, Limits, Pair
 
 TEXT = (
@@ -63,9 +64,9 @@ def plan_cases(
     precision: str = "fp32",
 ) -> tuple[GoldenCase, ...]:
     """The cases for a pair whose graphs compute in ``precision``. ``text_ids``: ``TEXT`` in Receiver
-    tokens, None without a tokenizer (then seeded random ids). ``tables``: the alignment of each
+    tokens, None without a tokenizer (then seeded random ids). Without Sharers nothing is fused. ``tables``: the alignment of each
     Sharer, None for same ids."""
-    fused = (1 << len(pair.sharers)) - 1
+    fused = ((1 << len(pair.sharers)) - 1) or UNFUSED
 
     def case(
         name: str, sections: list[tuple[int, int]], num_greedy: int, tail: int | None
@@ -105,7 +106,7 @@ def plan_cases(
 def _prompt(pair: Pair, text_ids: Sequence[int] | None, num_tokens: int) -> tuple[int, ...]:
     if text_ids:
         return tuple(text_ids[i % len(text_ids)] for i in range(num_tokens))
-    vocab_size = min(pair.receiver.vocab_size, *(s.dims.vocab_size for s in pair.sharers))
+    vocab_size = min(d.vocab_size for d in (pair.receiver, *(s.dims for s in pair.sharers)))
     return tuple(np.random.default_rng(0).integers(0, vocab_size, num_tokens).tolist())
 
 
@@ -135,8 +136,9 @@ def receiver_expectation(
         chain.append(case.receiver_ids[start : start + length], sections, mask)
         start += length
     arrays = _arrays("fused", chain.caches, case.tail)
-    clean = clean_caches(model, case.receiver_ids[:start])
-    arrays |= _arrays("clean", clean, case.tail)
+    if pair.sharers:  # else what is fused is clean
+        clean = clean_caches(model, case.receiver_ids[:start])
+        arrays |= _arrays("clean", clean, case.tail)
     for number, (link, caches) in enumerate(zip(pair.sharers, sharer_caches, strict=True), start=1):
         arrays |= _arrays(names.sharer(number), caches[: link.num_cached_layers], case.tail)
     ids, logits = chain.greedy(case.receiver_ids[start:], case.num_greedy)

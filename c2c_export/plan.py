@@ -35,19 +35,27 @@ class BuildNeed:
 
 
 def predict_need(
-    models: Sequence[ModelSource], fusers: Sequence[FuserCheckpoint], num_engine_targets: int = 0
+    models: Sequence[ModelSource],
+    fusers: Sequence[FuserCheckpoint],
+    num_engine_targets: int = 0,
+    baselines: Sequence[ModelSource] = (),
 ) -> BuildNeed:
     """From the headers of weights alone. Errs on the large side.
 
     Engines hold their weights once more for every target, in 16 bits at most. Their builds, one after the
-    other once the models are gone, take less memory than tracing did.
+    other once the models are gone, take less memory than tracing did. ``baselines``: models that are
+    in the bundle once more, as a whole; each is traced when the others are gone.
     """
     model_bytes = [_FP32_BYTES * _num_parameters(model) for model in models]
     fuser_bytes = _FP32_BYTES * sum(fuser.num_parameters for fuser in fusers)
     engine_bytes = num_engine_targets * (sum(model_bytes) + fuser_bytes) // 2
     return BuildNeed(
         memory_bytes=int(_BASE_BYTES + _MODEL_FACTOR * max(model_bytes) + fuser_bytes),
-        disk_bytes=sum(model_bytes) + fuser_bytes + engine_bytes + _FIXED_DISK_BYTES,
+        disk_bytes=sum(model_bytes)
+        + sum(_FP32_BYTES * _num_parameters(model) for model in baselines)
+        + fuser_bytes
+        + engine_bytes
+        + _FIXED_DISK_BYTES,
     )
 
 

@@ -21,6 +21,7 @@ from c2c_runtime.generation import (
     AnswerWriter,
     Generation,
     GenerationOptions,
+    check_mode_of_ids,
     sections_for_mode,
 )
 from c2c_runtime.kv_cache import allocate_cache, allocate_rows, cache_bindings
@@ -122,9 +123,11 @@ def answer_batch(
     """Answer any number of prompts, as many at once as the bundle's ``max_batch_size``.
 
     Every answer equals that of ``session.answer`` alone. ``batch``: buffers to use again.
-    Raises ``CapacityError`` before anything runs if a prompt does not fit.
+    Raises ``CapacityError`` before anything runs if a prompt does not fit. A Sharer's answers are those
+    of ``session.sharer(number)``.
     """
     options = options or GenerationOptions()
+    check_mode_of_ids(options.mode)
     batch = batch or Batch(session)
     waiting = deque(
         (index, sections_for_mode(sections, options.mode)) for index, sections in enumerate(prompts)

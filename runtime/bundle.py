@@ -12,15 +12,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from c2c_runtime import names
-from c2c_runtime.errors import BundleError, Problem
+from c2c_runtime.errors import BundleError, Problem, UsageError
 from c2c_runtime.kv_cache import CacheSpec, Owner
 from c2c_runtime.manifest import (
     MANIFEST,
     SCHEMA_VERSION,
+    BaselineSpec,
     EngineBackend,
     GraphSpec,
     Manifest,
     ModelDims,
+    Pair,
 )
 
 MANIFEST_NAME = "manifest.json"
@@ -69,6 +71,49 @@ class Bundle:
                 return graph
         raise BundleError(f"the bundle {self.root} holds no graph {role}")
 
+    def speaking(self, number: int) -> Bundle:
+        """A view of this bundle in which Sharer ``number`` (from 1) is the Receiver of a pair without
+        Sharers, with its own tokenizer and EOS ids. Its files are the whole Sharer's alone.
+
+        Raises ``UsageError`` if the bundle was built without ``--with-baselines``.
+        """
+        whole = self.manifest
+        baseline = next((spec for spec in whole.baselines if spec.sharer == number), None)
+        if baseline is None:
+            held = ", ".join(str(spec.sharer) for spec in whole.baselines)
+            raise UsageError(
+                f"Sharer {number} can answer by itself only with its LM head; the bundle {self.root} "
+                + (f"holds that of Sharer {held} alone" if held else "holds none"),
+                "build it with `c2c-export build --with-baselines`, or use mode c2c or receiver",
+            )
+        graph = replace(baseline.graph, role=names.RECEIVER)
+        tokenizer = whole.tokenizers.get(names.sharer(number))
+        folder = None if tokenizer is None else PurePosixPath(tokenizer.path)
+        owned = set(self._baseline_files(baseline))
+        files = {
+            name: entry
+            for name, entry in whole.files.items()
+            if name in owned or PurePosixPath(name).parent == folder
+        }
+        manifest = replace(
+            whole,
+            pair=Pair(
+                f"{whole.pair.name}, Sharer {number} alone",
+                whole.pair.sharers[number - 1].dims,
+                (),
+            ),
+            graphs=(graph,),
+            engines=(),
+            tokenizers={} if tokenizer is None else {names.RECEIVER: tokenizer},
+            alignments={},
+            eos_ids=baseline.eos_ids,
+            golden=baseline.golden,
+            files=files,
+            loss=None,
+            baselines=(),
+        )
+        return Bundle(self.root, manifest)
+
     @property
     def receiver_caches(self) -> CacheSpec:
         """The Receiver's caches, as its graph wants them."""
@@ -96,6 +141,10 @@ class Bundle:
         files = self._files_at(self.graph(role).path)
         return sum(self.manifest.files[name].size_bytes for name in files)
 
+    def _baseline_files(self, baseline: BaselineSpec) -> list[str]:
+        """Files that only who lets a Sharer speak reads."""
+        return self._files_at(baseline.graph.path, *(case.path for case in baseline.golden))
+
     def _files_at(self, *paths: str) -> list[str]:
         """The files of these paths, and those that lie beside one under its name and a suffix."""
         return [
@@ -106,9 +155,11 @@ class Bundle:
 
     @property
     def common_files(self) -> list[str]:
-        """Files of no single role: tokenizers, alignments, golden cases."""
+        """Files of no single role and no baseline: tokenizers, alignments, golden cases."""
         roles = dict.fromkeys(graph.role for graph in self.manifest.graphs)
         owned = {name for role in roles for name in self.files_of(role)}
+        for baseline in self.manifest.baselines:
+            owned.update(self._baseline_files(baseline))
         return [name for name in self.manifest.files if name not in owned]
 
     def check_hashes(
@@ -244,5 +295,8 @@ def _named_paths(manifest: Manifest) -> Iterable[str]:
     yield from (f"{tokenizer.path}/tokenizer.json" for tokenizer in manifest.tokenizers.values())
     yield from manifest.alignments.values()
     yield from (case.path for case in manifest.golden)
+    for baseline in manifest.baselines:
+        yield baseline.graph.path
+        yield from (case.path for case in baseline.golden)
     if manifest.loss is not None:
         yield manifest.loss.path

@@ -77,6 +77,11 @@ class Conversation:
         self._bound_sharers: list[BoundModel | None] = [None] * len(self.sharers)
         self._bound_fuser: BoundGraph | None = None
 
+    @property
+    def session(self) -> Session:
+        """Whose conversation this is."""
+        return self._session
+
     def prefill(self, sections: Sequence[Section]) -> Logits:
         """Bring the caches to a prompt's end; returns the logits after its last token.
 

@@ -13,6 +13,7 @@ from c2c_runtime.detokenizer import StreamingDetokenizer
 from c2c_runtime.errors import UsageError
 from c2c_runtime.logits import Logits
 from c2c_runtime.sampling import Sampler, SamplingOptions
+from c2c_runtime.text_to_text import TextToText
 
 if TYPE_CHECKING:
     from c2c_runtime.session import Session
@@ -24,12 +25,14 @@ FinishReason = Literal["eos", "length"]
 @dataclass(frozen=True)
 class GenerationOptions:
     """How to answer. ``max_new_tokens`` None: until the cache is full. ``mode`` ``receiver`` leaves
-    the Sharers out; ``sharer`` and ``t2t`` need a bundle built with baselines."""
+    the Sharers out; ``sharer``, the first Sharer alone, and ``t2t``, text-to-text as ``text_to_text`` says,
+    need a bundle built with baselines, and text or a chat: see ``Session.ask``."""
 
     max_new_tokens: int | None = None
     mode: Mode = "c2c"
     ignore_eos: bool = False
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    text_to_text: TextToText = field(default_factory=TextToText)
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
@@ -49,7 +52,8 @@ class Piece:
 @dataclass(frozen=True)
 class Timings:
     """Seconds by stage. ``first_token_s`` runs from the start to the first id, all stages included;
-    ``decode_s`` covers the ``decode_steps`` steps after it."""
+    ``decode_s`` covers the ``decode_steps`` steps after it. ``message_s``: what the Sharers took for their
+    message in text-to-text, prefill and all; ``sharer_prefill_s`` is 0 there."""
 
     sharer_prefill_s: float
     receiver_prefill_s: float
@@ -57,12 +61,15 @@ class Timings:
     first_token_s: float
     decode_s: float
     decode_steps: int
+    message_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Generation:
     """A finished answer. ``token_ids`` include the EOS id that ended it; ``text`` is None where the
-    bundle has no tokenizer."""
+    bundle has no tokenizer. ``message``: what the Sharers wrote in text-to-text, ``message_tokens`` ids
+    in all, their EOS ids included. ``prompt_tokens``: what the model that answers has read, so of
+    text-to-text the message, too."""
 
     mode: Mode
     text: str | None
@@ -70,6 +77,8 @@ class Generation:
     prompt_tokens: int
     finish_reason: FinishReason
     timings: Timings
+    message: str | None = None
+    message_tokens: int = 0
 
 
 class AnswerWriter:
@@ -121,6 +130,9 @@ class AnswerWriter:
         """The finished answer."""
         if self.finish_reason is None:
             raise RuntimeError("the answer is not finished")
+        prefill = (times.sharer_prefill_s, times.receiver_prefill_s)
+        if self._mode == "sharer":  # the Sharer stands where the Receiver does
+            prefill = (times.receiver_prefill_s, 0.0)
         return Generation(
             mode=self._mode,
             text=None if self._detokenizer is None else "".join(self._text),
@@ -128,8 +140,7 @@ class AnswerWriter:
             prompt_tokens=self._num_prompt,
             finish_reason=self.finish_reason,
             timings=Timings(
-                times.sharer_prefill_s,
-                times.receiver_prefill_s,
+                *prefill,
                 times.fuse_s,
                 first_token_s,
                 times.decode_s,
@@ -150,9 +161,16 @@ class Answer:
     ) -> None:
         self._session = session
         self._conversation = conversation
-        self._sections = sections_for_mode(sections, options.mode)
         self._options = options
+        self._set_sections(sections)
         self.result: Generation | None = None
+
+    def _set_sections(self, sections: Sequence[Section]) -> None:
+        self._sections = sections_for_mode(sections, self._options.mode)
+
+    def _finished(self, generation: Generation) -> Generation:
+        """What ``result`` becomes."""
+        return generation
 
     def finish(self) -> Generation:
         """Run to the end and return the result."""
@@ -181,19 +199,24 @@ class Answer:
             times.decode_s += time.perf_counter() - started
             times.decode_steps += 1
             piece = writer.write(logits)
-        self.result = writer.generation(times, first_token_s)
+        self.result = self._finished(writer.generation(times, first_token_s))
         yield piece
 
 
 def sections_for_mode(sections: Sequence[Section], mode: Mode) -> tuple[Section, ...]:
-    """A prompt's sections as a mode reads them. ``receiver``: the same ids as one section of the
-    Receiver, without gaps for other models' templates."""
-    if mode in ("sharer", "t2t"):
-        raise UsageError(
-            f"mode {mode} needs a Sharer that can decode; this bundle holds none",
-            "use --mode c2c or --mode receiver",
-        )
+    """A prompt's sections as a mode reads them. All but ``c2c``: the same ids as one section of the
+    model that answers, without gaps for other models' templates."""
     if mode == "c2c":
         return tuple(sections)
     ids = tuple(token_id for section in sections for token_id in section.receiver_ids)
     return (Section(receiver_ids=ids, sharer_ids=(), mask=UNFUSED, span=len(ids)),)
+
+
+def check_mode_of_ids(mode: Mode) -> None:
+    """Raise ``UsageError`` for a mode that cannot answer token ids, which are the Receiver's."""
+    if mode in ("sharer", "t2t"):
+        raise UsageError(
+            f"mode {mode} takes text or a chat: the token ids of a prompt are the Receiver's, and a "
+            "Sharer reads its own",
+            "give a prompt or --chat; ids of a Sharer's own go to session.sharer(number).answer",
+        )

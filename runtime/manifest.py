@@ -234,6 +234,22 @@ class LossSpec:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class BaselineSpec:
+    """What Sharer ``sharer`` (from 1) needs to answer by itself: ``build --with-baselines`` adds it.
+
+    ``graph``: the whole model with its LM head, made like a Receiver's; its role is
+    ``names.speaker(sharer)``. It stands here and not among the pair's graphs, because C2C neither
+    loads it nor has engines of it. ``eos_ids`` are the Sharer's own. ``golden``: cases in which it is
+    the Receiver of a pair without Sharers.
+    """
+
+    sharer: int
+    graph: GraphSpec
+    eos_ids: tuple[int, ...]
+    golden: tuple[GoldenSpec, ...]
+
+
+@dataclass(frozen=True, config=_STRICT)
 class FileEntry:
     """A file's size and sha256; every file of a bundle but the manifest has one."""
 
@@ -249,7 +265,8 @@ class Manifest:
     is the sha256 of everything else in here, so that a changed byte is noticed.
     ``tokenizers`` and ``alignments`` are keyed by role (receiver, sharer1, ...); empty where the
     bundle takes and gives token ids only. ``eos_ids`` are all ids that end an answer, from config
-    and generation_config. ``loss``: of the Receiver's weights in few bits; None where they are not, or
+    and generation_config. ``baselines``: Sharers that can answer by themselves, none in a bundle that
+    was not built for it. ``loss``: of the Receiver's weights in few bits; None where they are not, or
     the bundle was not verified.
     """
 
@@ -268,6 +285,7 @@ class Manifest:
     files: dict[str, FileEntry]
     digest: str = ""
     loss: LossSpec | None = None
+    baselines: tuple[BaselineSpec, ...] = ()
 
 
 MANIFEST = TypeAdapter(Manifest)

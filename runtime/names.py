@@ -41,6 +41,7 @@ MAX_TOP_LOGITS = 64  # of how many tokens a graph for GPUs gives the largest log
 
 RECEIVER = "receiver"
 FUSER = "fuser"
+_SPEAKER = "_speaker"
 
 
 def past(layer: int, kind: Kind) -> str:
@@ -56,6 +57,16 @@ def present(layer: int, kind: Kind) -> str:
 def sharer(number: int) -> str:
     """Role of Sharer ``number`` (from 1): its graph, tokenizer and alignment carry this name."""
     return f"sharer{number}"
+
+
+def speaker(number: int) -> str:
+    """Role of the whole Sharer ``number`` with its LM head, a baseline: it can answer by itself."""
+    return f"{sharer(number)}{_SPEAKER}"
+
+
+def role_of_model(role: str) -> str:
+    """The role of the model that a graph comes from: that of its Sharer for a speaker, else its own."""
+    return role.removesuffix(_SPEAKER)
 
 
 def sharer_cache(number: int, layer: int, kind: Kind) -> str:

@@ -38,7 +38,9 @@ class Precision:
     roles: Mapping[str, GraphPrecision] = field(default_factory=dict)
 
     def of(self, role: str) -> GraphPrecision:
-        """That of the graph of a role: its own, else that of all Sharers if it is one, else the default."""
+        """That of the graph of a role: its own, else that of all Sharers if it is one, else the default.
+        A whole Sharer that speaks has what its Sharer has."""
+        role = names.role_of_model(role)
         if role not in self.roles and role.startswith("sharer"):
             role = "sharer"
         return self.roles.get(role, self.default)

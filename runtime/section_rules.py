@@ -36,7 +36,7 @@ class SectionRules:
                 f"a section came with ids for {len(sharer_ids)} Sharers; the pair has {num_sharers}",
                 "give one sequence of ids a Sharer",
             )
-        longest = max(len(receiver_ids), *map(len, sharer_ids))
+        longest = max(map(len, (receiver_ids, *sharer_ids)))
         if section.span < longest:
             raise UsageError(
                 f"a section of {longest} tokens cannot span {section.span} positions",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,11 +15,12 @@ from c2c_runtime import names
 from c2c_runtime.alignment import Section, load_alignment, sections_from_chat, sections_from_ids
 from c2c_runtime.backend import Backend, Graph, Memory
 from c2c_runtime.backend_choice import Wish
+from c2c_runtime.baseline_answer import MessageAnswer, sharer_answer
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.conversation import Conversation
 from c2c_runtime.devices import open_backend
 from c2c_runtime.errors import UsageError
-from c2c_runtime.generation import Answer, GenerationOptions, Piece
+from c2c_runtime.generation import Answer, GenerationOptions, Piece, check_mode_of_ids
 from c2c_runtime.loaded_graphs import LoadedGraphs
 from c2c_runtime.ort_backend import OrtBackend
 from c2c_runtime.prefix_store import PrefixStore
@@ -41,12 +43,17 @@ class Session:
         *,
         check_hashes: bool = False,
         prefix_bytes: int = 0,
+        open_backend: Callable[[Bundle], Backend] = OrtBackend,
     ) -> None:
-        """``backend`` None: ONNX Runtime on the CPU. The session closes it. ``check_hashes``: of a
-        graph's files when it loads."""
+        """``backend`` None: what ``open_backend`` gives. The session closes it. ``check_hashes``: of a
+        graph's files when it loads. ``open_backend``: for Sharers that speak, too; ONNX Runtime on the
+        CPU."""
         self.bundle = bundle
         self.prefixes = PrefixStore(prefix_bytes)
-        self._backend = backend or OrtBackend(bundle)
+        self._open_backend = open_backend
+        self._check_hashes = check_hashes
+        self._speakers: dict[int, Session] = {}
+        self._backend = backend or open_backend(bundle)
         self._graphs = LoadedGraphs(bundle, self._backend, check_hashes=check_hashes)
         self._tokenizers: dict[str, Tokenizer] = {}
         self._lock = threading.Lock()
@@ -87,9 +94,18 @@ class Session:
         bundle = Bundle.open(path, with_engines=device in ("auto", "tensorrt"))
         if check_hashes:
             bundle.check_hashes(files=bundle.common_files)
-        backend = open_backend(bundle, device, num_threads=num_threads, cuda_stream=cuda_stream)
+        open_one = partial(
+            open_backend, wish=device, num_threads=num_threads, cuda_stream=cuda_stream
+        )
+        backend = open_one(bundle)
         try:
-            session = cls(bundle, backend, check_hashes=check_hashes, prefix_bytes=prefix_bytes)
+            session = cls(
+                bundle,
+                backend,
+                check_hashes=check_hashes,
+                prefix_bytes=prefix_bytes,
+                open_backend=open_one,
+            )
             session.load([names.RECEIVER, *(session.fusing_roles if preload or warm_up else ())])
             if warm_up:
                 session.warm_up()
@@ -154,6 +170,25 @@ class Session:
         """Whether the Receiver's text can be read and written, not only its token ids."""
         return names.RECEIVER in self.bundle.manifest.tokenizers
 
+    def sharer(self, number: int = 1) -> Session:
+        """A session in which Sharer ``number`` (from 1) is the Receiver, and answers by itself.
+
+        Opened on first use, on the same kind of device, and closed with this one.
+        Raises ``UsageError`` if the bundle was built without ``--with-baselines``.
+        """
+        with self._lock:
+            if number not in self._speakers:
+                bundle = self.bundle.speaking(number)
+                if self._check_hashes:  # the rest of its files was checked when this session opened
+                    checked = set(self.bundle.common_files)
+                    bundle.check_hashes(files=set(bundle.common_files) - checked)
+                self._speakers[number] = Session(
+                    bundle,
+                    check_hashes=self._check_hashes,
+                    open_backend=self._open_backend,
+                )
+            return self._speakers[number]
+
     def sections_of_ids(
         self, ids: Sequence[int], sections: Sequence[tuple[int, int]] | None = None
     ) -> list[Section]:
@@ -178,6 +213,14 @@ class Session:
             messages, self.tokenizer(), sharers, self._alignments, enable_thinking=enable_thinking
         )
 
+    def sections_of(
+        self, prompt: str | Sequence[dict[str, str]], *, enable_thinking: bool = False
+    ) -> list[Section]:
+        """Sections of a plain prompt or of a chat."""
+        if isinstance(prompt, str):
+            return self.sections_of_text(prompt)
+        return self.sections_of_chat(prompt, enable_thinking=enable_thinking)
+
     def ask(
         self,
         prompt: str | Sequence[dict[str, str]],
@@ -186,11 +229,20 @@ class Session:
         *,
         enable_thinking: bool = False,
     ) -> Answer:
-        """Answer a plain prompt or the messages of a chat; see ``answer``."""
-        if isinstance(prompt, str):
-            sections = self.sections_of_text(prompt)
-        else:
-            sections = self.sections_of_chat(prompt, enable_thinking=enable_thinking)
+        """Answer a plain prompt or the messages of a chat, in any mode; see ``answer``.
+
+        ``conversation``: in mode ``sharer`` one of ``session.sharer(1)``, else of this session.
+        """
+        options = options or GenerationOptions()
+        if options.mode == "sharer":
+            return sharer_answer(
+                self, prompt, options, conversation, enable_thinking=enable_thinking
+            )
+        if options.mode == "t2t":
+            return MessageAnswer(
+                self, prompt, options, conversation, enable_thinking=enable_thinking
+            )
+        sections = self.sections_of(prompt, enable_thinking=enable_thinking)
         return self.answer(sections, options, conversation)
 
     def answer(
@@ -203,9 +255,12 @@ class Session:
 
         ``conversation``: caches to use; what they hold of the prompt's beginning is not run again, so
         the next turn of a chat is all its messages in the conversation of the turn before. None: a
-        new one. Nothing runs before the first piece is asked for.
+        new one. Nothing runs before the first piece is asked for. Token ids are the Receiver's, so the
+        modes ``sharer`` and ``t2t`` are ``ask``'s alone: ``UsageError``.
         """
-        return Answer(self, conversation, sections, options or GenerationOptions())
+        options = options or GenerationOptions()
+        check_mode_of_ids(options.mode)
+        return Answer(self, conversation, sections, options)
 
     def chat(self, messages: Sequence[dict[str, str]], **options: Any) -> Iterator[Piece]:
         """Stream the answer to a chat. Options are those of ``GenerationOptions``."""
@@ -216,6 +271,9 @@ class Session:
 
         On a CPU a graph lives as long as a session or a conversation of this process uses it.
         """
+        for speaker in self._speakers.values():
+            speaker.close()
+        self._speakers.clear()
         self.prefixes.clear()
         self._graphs.clear()
         self._backend.close()

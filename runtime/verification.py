@@ -60,11 +60,16 @@ class Comparison:
 
 
 def verify(session: Session) -> Iterator[Comparison]:
-    """Run every golden case of the session's bundle; yields one comparison a kind of tensor."""
+    """Run every golden case of the session's bundle; yields one comparison a kind of tensor.
+
+    Those of Sharers that can answer by themselves come after the pair's.
+    """
     for case in session.bundle.manifest.golden:
         conversation = session.conversation()
         expected = load_expected(session.bundle.path_of(case.path))
         yield from _verify_case(conversation, case, expected)
+    for baseline in session.bundle.manifest.baselines:
+        yield from verify(session.sharer(baseline.sharer))
 
 
 def load_expected(path: Path) -> dict[str, np.ndarray]:
@@ -119,7 +124,8 @@ def _verify_case(
         for number, cache in enumerate(conversation.sharers, start=1):
             label = f"{case.name}: Sharer {number} cache{round_name}"
             yield from _compare_cache(label, names.sharer(number), cache, expected, case)
-        label = f"{case.name}: fused Receiver cache{round_name}"
+        what = "fused Receiver cache" if conversation.sharers else "cache"
+        label = f"{case.name}: {what}{round_name}"
         yield from _compare_cache(label, "fused", conversation.receiver, expected, case)
         logits = conversation.decode(last)
         label = f"{case.name}: first logits{round_name}"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from masked_eager import masked_eager
 from paths import DATA
-from real_models import smollm2_tokenizer
+from real_models import gemma3_tokenizer, smollm2_tokenizer
 
 from c2c_export.build import BuildOptions, build_bundle
 from c2c_export.checkpoints import load_model, resolve_model
@@ -20,6 +20,7 @@ from c2c_export.progress import Stages
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.generation import GenerationOptions
 from c2c_runtime.session import Session
+from c2c_runtime.text_to_text import TextToText
 
 pytestmark = pytest.mark.real
 
@@ -36,7 +37,7 @@ NUM_TOKENS = 64
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     path = tmp_path_factory.mktemp("demo") / "demo.bundle"
-    report = build_bundle(parse_pair("demo"), path, BuildOptions(), Stages())
+    report = build_bundle(parse_pair("demo"), path, BuildOptions(with_baselines=True), Stages())
     assert all(comparison.ok for comparison in report.comparisons)
     assert report.peak_memory_bytes < 8 * 2**30
     return path
@@ -63,6 +64,23 @@ def test_receiver_mode_gives_the_tokens_of_transformers(bundle, receiver, cli):
         has_ended = answer[-1] in Bundle.open(bundle).manifest.eos_ids
         assert len(answer) == NUM_TOKENS or has_ended
         assert called.json["text"] == tokenizer.decode(answer, skip_special_tokens=True)
+
+
+def test_the_sharer_alone_and_its_message_are_those_of_transformers(bundle, receiver, cli):
+    tokenizer, sharer = gemma3_tokenizer(), load_model(resolve_model(str(gemma3_gguf())))
+    text_to_text = TextToText(max_message_tokens=32)
+    with Session.open(bundle) as session:
+        for prompt in PROMPTS[:2]:
+            options = GenerationOptions(max_new_tokens=32, mode="sharer")
+            asked = session.ask(text_to_text.request(prompt), options).finish()
+            ids = tokenizer(text_to_text.request(prompt))["input_ids"]
+            assert list(asked.token_ids) == _best_ids(sharer, ids, asked.token_ids)
+            options = GenerationOptions(32, "t2t", text_to_text=text_to_text)
+            answer = session.ask(prompt, options).finish()
+            assert answer.message == (asked.text or "").strip() != ""
+            assert answer.message_tokens == len(asked.token_ids)
+            ids = smollm2_tokenizer()(text_to_text.told(prompt, answer.message))["input_ids"]
+            assert list(answer.token_ids) == _best_ids(receiver, ids, answer.token_ids)
 
 
 def test_the_golden_chats_equal_one_masked_eager_pass_over_the_padded_sequence(bundle, receiver):
@@ -101,6 +119,7 @@ def test_verify_repeats_the_check_from_the_bundle(bundle, cli):
     called = cli("verify", bundle, "--json")
     assert called.code == 0, called.err
     names = [item["name"] for item in called.json["comparisons"]]
+    assert any(name.startswith("Sharer 1 alone, window") for name in names)
     assert any(name.startswith("window") for name in names), "Gemma's window was not passed"
     assert all(item["ok"] for item in called.json["comparisons"])
 
@@ -116,6 +135,13 @@ def test_a_chat_streams_text(bundle, cli, tmp_path):
         "run", bundle, "--chat", chat, "--max-new-tokens", 24, "--json", "--mode", "receiver"
     )
     assert alone.json["text"] != whole.json["text"], "the demo fuser changes nothing"
+
+
+def _best_ids(model, prompt_ids, answer) -> list[int]:
+    """The best id after the prompt and after each of the answer's but the last."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*prompt_ids, *answer]])).logits[0]
+    return logits.argmax(-1).tolist()[len(prompt_ids) - 1 : -1]
 
 
 def _close(actual, expected, tolerance: float = 1e-4) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from c2c_runtime.bundle import Bundle
 from c2c_runtime.conversation import Conversation
 from c2c_runtime.devices import open_backend
 from c2c_runtime.errors import CapacityError
-from c2c_runtime.generation import GenerationOptions
+from c2c_runtime.generation import Answer, GenerationOptions
 from c2c_runtime.kv_cache import CacheSpec, KVCache, allocate_cache
 from c2c_runtime.session import Session
 
@@ -24,6 +24,7 @@ from c2c_runtime.session import Session
 # by side they add up to more than "prefills".
 SHARER, RECEIVER, FUSE, FIRST_STEP = "Sharer prefill", "Receiver prefill", "fuse", "first step"
 RUNTIME = "runtime"
+MESSAGE = "message"  # all that the Sharers do in text-to-text
 PREFILLS = "prefills"
 
 
@@ -34,14 +35,26 @@ class OpenBundle:
         self, path: Path, label: str, *, device: Wish = "auto", num_threads: int | None = None
     ) -> None:
         self.label = label
+        self._device: Wish = device
+        self._num_threads = num_threads
+        self.speaker_backends: list[
+            TimedBackend
+        ] = []  # of Sharers that speak, the first one's first
         self.bundle = Bundle.open(path, with_engines=device in ("auto", "tensorrt"))
-        self.backend = TimedBackend(open_backend(self.bundle, device, num_threads=num_threads))
+        self.backend = self._timed(self.bundle)
         try:
-            self.session = Session(self.bundle, self.backend)
+            self.session = Session(self.bundle, self.backend, open_backend=self._for_speaker)
             self.conversation = self.session.conversation()
         except BaseException:
             self.backend.close()
             raise
+
+    def _timed(self, bundle: Bundle) -> TimedBackend:
+        return TimedBackend(open_backend(bundle, self._device, num_threads=self._num_threads))
+
+    def _for_speaker(self, bundle: Bundle) -> TimedBackend:
+        self.speaker_backends.append(self._timed(bundle))
+        return self.speaker_backends[-1]
 
     @property
     def caches_bytes(self) -> int:
@@ -87,20 +100,8 @@ class OpenBundle:
         conversation.reset()
         if mode != "receiver":
             conversation.load_sharers()
-        pieces = iter(self.session.answer(sections, options, conversation))
-        self.backend.take_calls()
-        started = time.perf_counter()
-        token_ids = [next(pieces).token_id]
-        first_token_s = time.perf_counter() - started
-        stages = split(self.backend.take_calls(), first_token_s)
-        steps, graph_steps = [], []
-        for _ in range(num_new - 1):
-            started = time.perf_counter()
-            piece = next(pieces)
-            steps.append(time.perf_counter() - started)
-            graph_steps.append(sum(call.seconds for call in self.backend.take_calls()))
-            token_ids.append(piece.token_id)
-        return Run(first_token_s, stages, tuple(steps), tuple(graph_steps), tuple(token_ids))
+        answer = self.session.answer(sections, options, conversation)
+        return timed_run(answer, self.backend, num_new)
 
     def _sections(self, ids: Sequence[int], mode: Mode) -> list[Section]:
         if mode == "prefills":
@@ -110,6 +111,30 @@ class OpenBundle:
     def close(self) -> None:
         """Release graphs and caches."""
         self.session.close()
+
+
+def timed_run(
+    answer: Answer,
+    backend: TimedBackend,
+    num_new: int,
+    stages_of: Callable[[Sequence[GraphCall], float], dict[str, float]] | None = None,
+) -> Run:
+    """The times of an answer of ``num_new`` tokens that has not begun. ``stages_of``: the calls of
+    ``backend`` and the time to the first token, by stage; None: ``split``."""
+    pieces = iter(answer)
+    backend.take_calls()
+    started = time.perf_counter()
+    token_ids = [next(pieces).token_id]
+    first_token_s = time.perf_counter() - started
+    stages = (stages_of or split)(backend.take_calls(), first_token_s)
+    steps, graph_steps = [], []
+    for _ in range(num_new - 1):
+        started = time.perf_counter()
+        piece = next(pieces)
+        steps.append(time.perf_counter() - started)
+        graph_steps.append(sum(call.seconds for call in backend.take_calls()))
+        token_ids.append(piece.token_id)
+    return Run(first_token_s, stages, tuple(steps), tuple(graph_steps), tuple(token_ids))
 
 
 def split(calls: Sequence[GraphCall], first_token_s: float) -> dict[str, float]:

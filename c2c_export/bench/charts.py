@@ -79,11 +79,11 @@ def line_chart(
     for number, (name, line) in enumerate(series.items()):
         placed = [place(x, y) for x, y in line]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        shapes.append(f'<polyline class="s{number % 6}" points="{path}"/>')
+        shapes.append(f'<polyline class="s{number % 7}" points="{path}"/>')
         for (x, y), (at, value) in zip(placed, line, strict=True):
             words = escape(f"{name}, {x_name} {_number(at)}: {value:.2f} {unit}")
             shapes.append(
-                f'<circle class="c{number % 6}" cx="{x:.1f}" cy="{y:.1f}" r="3.5">'
+                f'<circle class="c{number % 7}" cx="{x:.1f}" cy="{y:.1f}" r="3.5">'
                 f"<title>{words}</title></circle>"
             )
     return _figure(title, f"lines, {unit}", _LINE_HEIGHT, shapes)
@@ -104,11 +104,12 @@ def _figure(title: str, what: str, height: float, shapes: Sequence[str]) -> str:
 
 
 def _legend(words: Sequence[str]) -> str:
-    x, parts = float(_LABELS), []
-    for place, word in enumerate(words):
-        parts.append(f'<rect class="c{place % 6}" x="{x:.0f}" y="4" width="11" height="11"/>')
+    widths = [30 + 6.6 * len(word) for word in words]
+    x, parts = min(float(_LABELS), max(_WIDTH - sum(widths), 0.0)), []
+    for place, (word, width) in enumerate(zip(words, widths, strict=True)):
+        parts.append(f'<rect class="c{place % 7}" x="{x:.0f}" y="4" width="11" height="11"/>')
         parts.append(_text(x + 16, 14, word, "tick", "start"))
-        x += 30 + 6.6 * len(word)
+        x += width
     return "".join(parts)
 
 

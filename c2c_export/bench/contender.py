@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
 # c2c: the whole chain. prefills: both models read the prompt, nothing is fused. receiver: alone.
-Mode = Literal["c2c", "prefills", "receiver"]
+# sharer: the first Sharer alone. t2t: text-to-text.
+Mode = Literal["c2c", "prefills", "receiver", "sharer", "t2t"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+DEFAULT_MODES: tuple[Mode, ...] = ("c2c", "prefills", "receiver")
+BASELINE_MODES: tuple[Mode, ...] = ("sharer", "t2t")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Run:
     ``first_token_s``: from ids to the first new id. ``stages``: its parts by name, where they are
     known. ``steps_s``: each decode step after it, choosing the id included. ``graph_steps_s``: what
     of each step was spent in the graph, where that is known. ``token_ids``: the answer, which tells
-    whether two contenders compute the same.
+    whether two contenders compute the same. ``message_tokens``: ids of the Sharers' message, of
+    text-to-text alone.
     """
 
     first_token_s: float
@@ -27,6 +31,7 @@ class Run:
     steps_s: tuple[float, ...] = ()
     graph_steps_s: tuple[float, ...] = ()
     token_ids: tuple[int, ...] = ()
+    message_tokens: int = 0
 
     @property
     def step_s(self) -> float | None:

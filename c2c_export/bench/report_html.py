@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from c2c_export.bench.bundle_contender import FIRST_STEP, FUSE, PREFILLS, RECEIVER, RUNTIME, SHARER
+from c2c_export.bench.bundle_contender import (
+    FIRST_STEP,
+    FUSE,
+    MESSAGE,
+    PREFILLS,
+    RECEIVER,
+    RUNTIME,
+    SHARER,
+)
 from c2c_export.bench.charts import Bar, bar_chart, line_chart
 from c2c_export.bench.contender import MODES
 from c2c_export.bench.report_text import DISTURBED, is_disturbed, machine_line, ms
@@ -13,13 +21,14 @@ from c2c_export.bench.results import BenchReport
 from c2c_export.bench.rounds import Measurement
 
 _STAGES = (SHARER, RECEIVER, FUSE, FIRST_STEP)
-_LEGEND = (*_STAGES, "not split", RUNTIME)
+_LEGEND = (*_STAGES, "not split", RUNTIME, MESSAGE)
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1f23; --soft: #5d6670; --line: #dfe3e8; --paper: #fff;
-  --c0: #2f6fb5; --c1: #d9822b; --c2: #3a9a5c; --c3: #8c5fb0; --c4: #9aa3ad; --c5: #b8475c; --muted: #9aa3ad; }
+  --c0: #2f6fb5; --c1: #d9822b; --c2: #3a9a5c; --c3: #8c5fb0; --c4: #9aa3ad; --c5: #b8475c; --c6: #3f9aa6;
+  --muted: #9aa3ad; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa4af; --line: #353b43;
   --paper: #16191d; --c0: #6ba6e8; --c1: #f0a356; --c2: #67c48a; --c3: #b996dd; --c4: #6c7681;
-  --c5: #e27d90; --muted: #6c7681; } }
+  --c5: #e27d90; --c6: #6fc3ce; --muted: #6c7681; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 2rem auto;
   max-width: 62rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -29,9 +38,9 @@ svg { width: 100%; max-width: 760px; height: auto; } svg text { font: 12px syste
 svg .tick { fill: var(--soft); } svg .grid { stroke: var(--line); }
 svg polyline { fill: none; stroke-width: 2; }
 .c0 { fill: var(--c0); } .c1 { fill: var(--c1); } .c2 { fill: var(--c2); } .c3 { fill: var(--c3); }
-.c4 { fill: var(--c4); } .c5 { fill: var(--c5); } .muted { fill: var(--muted); }
+.c4 { fill: var(--c4); } .c5 { fill: var(--c5); } .c6 { fill: var(--c6); } .muted { fill: var(--muted); }
 .s0 { stroke: var(--c0); } .s1 { stroke: var(--c1); } .s2 { stroke: var(--c2); } .s3 { stroke: var(--c3); }
-.s4 { stroke: var(--c4); } .s5 { stroke: var(--c5); }
+.s4 { stroke: var(--c4); } .s5 { stroke: var(--c5); } .s6 { stroke: var(--c6); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 """
@@ -80,22 +89,25 @@ def _at(report: BenchReport, length: int) -> list[Measurement]:
 
 
 def _first_token(report: BenchReport, length: int) -> str:
-    bars = []
-    for item in _at(report, length):
+    items, bars = _at(report, length), []
+    is_told = any(item.message_share is not None for item in items)
+    legend = _LEGEND if is_told else _LEGEND[:-1]
+    for item in items:
         first = item.median("first_token") or 0.0
-        bars.append(Bar(item.contender, _parts(item, first), f"{ms(first)} ms"))
-    return bar_chart(f"{length} tokens, ms", bars, _LEGEND)
+        bars.append(Bar(item.contender, _parts(item, first)[: len(legend)], f"{ms(first)} ms"))
+    return bar_chart(f"{length} tokens, ms", bars, legend)
 
 
 def _parts(item: Measurement, first: float) -> tuple[float, ...]:
     """Milliseconds by stage. Prefills that ran side by side share the time that both took."""
     stages = item.median_stages()
     if not stages:
-        return (0.0, 0.0, 0.0, 0.0, first * 1e3, 0.0)
+        return (0.0, 0.0, 0.0, 0.0, first * 1e3, 0.0, 0.0)
     both = stages[SHARER] + stages[RECEIVER]
     shrink = stages[PREFILLS] / both if both else 1.0
     parts = [stages[stage] * (shrink if stage in (SHARER, RECEIVER) else 1.0) for stage in _STAGES]
-    return (*(part * 1e3 for part in parts), 0.0, max(stages.get(RUNTIME, 0.0), 0.0) * 1e3)
+    rest = (max(stages.get(stage, 0.0), 0.0) * 1e3 for stage in (RUNTIME, MESSAGE))
+    return (*(part * 1e3 for part in parts), 0.0, *rest)
 
 
 def _decode(report: BenchReport, length: int) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 
 from rich.console import Console
 from rich.table import Table
 
-from c2c_export.bench.bundle_contender import FIRST_STEP, FUSE, RECEIVER, SHARER
+from c2c_export.bench.bundle_contender import FIRST_STEP, FUSE, MESSAGE, RECEIVER, SHARER
 from c2c_export.bench.results import BenchReport
-from c2c_export.bench.rounds import Ratio
+from c2c_export.bench.rounds import Measurement, Ratio
 
 STAGES = (SHARER, RECEIVER, FUSE, FIRST_STEP)
 _METRIC_WORDS = {"first_token": "first token", "decode_step": "decode step", "fuse": "fuse"}
@@ -76,8 +77,10 @@ def _bundles(report: BenchReport) -> Table:
 
 
 def _times(report: BenchReport, length: int) -> Table:
+    is_told = any(item.message_share is not None for item in report.measurements)
+    shown = (MESSAGE, *STAGES) if is_told else STAGES
     table = Table(
-        f"{length} tokens in, ms", "first token", *STAGES, "step p50", "p99", "tokens/s", "added", "of bandwidth",
+        f"{length} tokens in, ms", "first token", *shown, "step p50", "p99", "tokens/s", "added", "of bandwidth",
     )  # fmt: skip
     for item in report.measurements:
         if item.prompt_tokens != length:
@@ -87,7 +90,7 @@ def _times(report: BenchReport, length: int) -> Table:
         table.add_row(
             item.contender,
             "" if first is None else ms(first),
-            *("" if not stages.get(stage) else ms(stages[stage]) for stage in STAGES),
+            *(_stage(item, stages, stage) for stage in shown),
             "" if decode is None else ms(decode.p50_s),
             "" if decode is None else ms(decode.p99_s),
             "" if decode is None else f"{decode.tokens_per_s:.1f}",
@@ -97,6 +100,16 @@ def _times(report: BenchReport, length: int) -> Table:
             else f"{decode.bandwidth_share:.0%}",
         )  # fmt: skip
     return table
+
+
+def _stage(item: Measurement, stages: dict[str, float], stage: str) -> str:
+    """A stage's time; that of a message with its length and its share of the first token."""
+    if not stages.get(stage):
+        return ""
+    if stage != MESSAGE:
+        return ms(stages[stage])
+    num_tokens = round(statistics.median(run.message_tokens for run in item.runs))
+    return f"{ms(stages[stage])}, {num_tokens} tokens, {item.message_share or 0:.0%}"
 
 
 def _ratios(ratios: Iterable[Ratio]) -> Table:

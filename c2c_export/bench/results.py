@@ -97,7 +97,7 @@ class BenchReport:
         added = statistics.median(a - b for a, b in zip(steps, graph, strict=True))
         graph_s = statistics.median(graph)
         share = None
-        if bundle.step_bytes is not None:
+        if bundle.step_bytes is not None and measurement.mode != "sharer":
             share = bundle.step_bytes / p50 / self.bandwidth.bytes_per_s
         return DecodeFacts(p50, p99, facts.tokens_per_s, added, added / graph_s, share)
 
@@ -138,6 +138,7 @@ class BenchReport:
         return asdict(measurement) | {
             "first_token_s": measurement.median("first_token"),
             "stages": measurement.median_stages(),
+            "message_share": measurement.message_share,
             "decode": None if decode is None else asdict(decode),
         }
 

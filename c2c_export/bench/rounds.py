@@ -41,6 +41,16 @@ class Measurement:
         return {name: statistics.median(run.stages[name] for run in self.runs) for name in names}
 
     @property
+    def message_share(self) -> float | None:
+        """What part of the time to the first token text-to-text's message is, the median; else None."""
+        shares = [
+            run.stages["message"] / run.first_token_s
+            for run in self.runs
+            if "message" in run.stages
+        ]
+        return statistics.median(shares) if shares else None
+
+    @property
     def steps_s(self) -> list[float]:
         """The decode steps of all rounds."""
         return [step for run in self.runs for step in run.steps_s]
@@ -109,7 +119,7 @@ def take_turns(
 def ratios_of(measurements: Sequence[Measurement]) -> list[Ratio]:
     """Every ratio that means something: of bundles to peers and to other bundles, at one prompt
     length. Times to the first token are compared where both compute the same, and the chain also with
-    both prefills; a decode step is the Receiver's in every mode."""
+    both prefills and with text-to-text of its own bundle; a decode step is the Receiver's in every mode."""
     ratios = []
     for ours in measurements:
         for other in measurements:
@@ -123,11 +133,12 @@ def ratios_of(measurements: Sequence[Measurement]) -> list[Ratio]:
 
 def _is_comparable(ours: Measurement, other: Measurement, metric: str) -> bool:
     if metric == "decode_step":
-        return other.is_peer or ours.mode == other.mode
+        return ours.mode == other.mode or (other.is_peer and ours.mode != "sharer")
     return ours.mode == other.mode or (
         metric == "first_token"
-        and (ours.mode, other.mode) == ("c2c", "prefills")
-        and ours.contender.removesuffix("c2c") == other.contender.removesuffix("prefills")
+        and ours.mode == "c2c"
+        and other.mode in ("prefills", "t2t")
+        and ours.contender.removesuffix("c2c") == other.contender.removesuffix(other.mode)
     )
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from c2c_export.bench.bandwidth import Bandwidth, measure_bandwidth
-from c2c_export.bench.bundle_contender import BundleContender, OpenBundle
-from c2c_export.bench.contender import MODES, Contender
+from c2c_export.bench.baseline_contender import bundle_contenders
+from c2c_export.bench.bundle_contender import OpenBundle
+from c2c_export.bench.contender import DEFAULT_MODES, Contender, Mode
 from c2c_export.bench.fresh_process import FreshProcess, Request, measure_fresh
 from c2c_export.bench.machine import machine_facts
 from c2c_export.bench.peer import PeerSetup
@@ -25,6 +26,7 @@ from c2c_export.bench.text import prompt_ids
 from c2c_export.bench.weights import step_bytes, weight_bytes
 from c2c_runtime.backend_choice import Wish
 from c2c_runtime.errors import UsageError
+from c2c_runtime.text_to_text import TextToText
 
 if TYPE_CHECKING:
     from c2c_export.pair import PairSource
@@ -35,7 +37,8 @@ _FRESH_TOKENS = 32  # of the prompt that a fresh process answers
 @dataclass(frozen=True)
 class BenchOptions:
     """What to measure. ``source``: the checkpoints, which peers need. ``build_reports``: JSON files
-    that ``build --json`` printed. ``bandwidth_mib``: what is read to measure the memory."""
+    that ``build --json`` printed. ``bandwidth_mib``: what is read to measure the memory. ``modes``: of
+    every bundle. ``message_tokens``: length of text-to-text's message; None: as it comes, at most 256."""
 
     prompt_tokens: tuple[int, ...] = (32, 128, 512)
     num_new: int = 64
@@ -48,6 +51,15 @@ class BenchOptions:
     build_reports: tuple[Path, ...] = ()
     bandwidth_mib: int = 512
     command: str = ""
+    modes: tuple[Mode, ...] = DEFAULT_MODES
+    message_tokens: int | None = None
+
+    @property
+    def text_to_text(self) -> TextToText:
+        """How the Sharers' message is asked for."""
+        if self.message_tokens is None:
+            return TextToText()
+        return TextToText(max_message_tokens=self.message_tokens, fixed_length=True)
 
 
 def run_bench(
@@ -62,7 +74,8 @@ def run_bench(
     num_threads = options.num_threads or machine.num_cores
     reports = _build_reports(options.build_reports)
     with contextlib.ExitStack() as stack:
-        opened = []
+        opened: list[OpenBundle] = []
+        ours: list[Contender] = []
         names = labels_of([path.resolve().name.removesuffix(".bundle") for path in paths])
         for path, label in zip(paths, names, strict=True):
             say(f"open {path}")
@@ -70,6 +83,7 @@ def run_bench(
             stack.callback(one.close)
             _check_fits(one, options)
             opened.append(one)
+            ours += bundle_contenders(one, options.modes, options.text_to_text)
         say("measure the memory bandwidth")
         before = measure_bandwidth(num_threads, options.bandwidth_mib)
         bundles = [
@@ -90,7 +104,6 @@ def run_bench(
             for peer in peers:
                 stack.callback(peer.close)
         prompts = [prompt_ids(opened[0].session, length) for length in options.prompt_tokens]
-        ours = [BundleContender(one, mode) for one in opened for mode in MODES]
         measurements = take_turns(
             _interleaved(ours, peers), prompts, options.num_new, options.num_rounds, say
         )
@@ -132,11 +145,14 @@ def _both(before: Bandwidth, after: Bandwidth) -> Bandwidth:
 
 def _check_fits(opened: OpenBundle, options: BenchOptions) -> None:
     longest, limit = max(options.prompt_tokens), opened.bundle.manifest.limits.max_seq_len
-    if longest + options.num_new > limit:
+    message = options.text_to_text.max_message_tokens if "t2t" in options.modes else 0
+    if longest + options.num_new + message > limit:
+        told = f", a message of {message}" if message else ""
         raise UsageError(
-            f"{longest} prompt tokens and {options.num_new} new ones do not fit into {opened.label}, "
-            f"whose caches hold {limit}",
-            "give smaller --prompt-tokens and --new-tokens, or build it with a larger --max-seq-len",
+            f"{longest} prompt tokens{told} and {options.num_new} new ones do not fit into "
+            f"{opened.label}, whose caches hold {limit}",
+            ("give a smaller --message-tokens, or " if message else "")
+            + "give smaller --prompt-tokens and --new-tokens, or build it with a larger --max-seq-len",
         )
 
 

@@ -44,6 +44,7 @@ class _Counts(click.ParamType[tuple[int, ...]]):
 Examples:
   c2c-export bench demo.bundle
   c2c-export bench demo.bundle --pair demo --html bench.html --json > bench.json
+  c2c-export bench demo.bundle --mode c2c,receiver,sharer,t2t
   c2c-export bench fp32.bundle int4.bundle --sweep prompt,capacity --prompt-tokens 128
   c2c-export bench pair.bundle --receiver R --sharer S --fuser F --peers eager,genai""",
 )
@@ -63,6 +64,18 @@ Examples:
     "--prompt-tokens", type=_Counts(), default="32,128,512", show_default=True, help="Lengths."
 )
 @click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option(
+    "--mode",
+    "modes",
+    multiple=True,
+    help="Some of c2c,prefills,receiver,sharer,t2t; repeatable. The last two need a bundle built --with-baselines. "
+    "Default: c2c,prefills,receiver.",
+)
+@click.option(
+    "--message-tokens",
+    type=click.IntRange(min=1),
+    help="Make the message of t2t so long. Default: as long as it comes, at most 256.",
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option(
     "--sweep", "sweeps", help="Some of prompt,capacity,batch: vary one thing, keep the rest."
@@ -87,6 +100,8 @@ def command(
     peers: str | None,
     prompt_tokens: tuple[int, ...],
     new_tokens: int,
+    modes: tuple[str, ...],
+    message_tokens: int | None,
     rounds: int,
     sweeps: str | None,
     threads: int | None,
@@ -127,6 +142,8 @@ def command(
         device=device,
         build_reports=build_reports,
         command=shlex.join(["c2c-export", *sys.argv[1:]]),
+        modes=_modes(modes),
+        message_tokens=message_tokens,
     )
     console = Console(stderr=True)
     if console.is_terminal:
@@ -143,6 +160,19 @@ def command(
     else:
         wide = None if sys.stdout.isatty() else 170
         print_report(report, Console(width=wide))
+
+
+def _modes(given: tuple[str, ...]) -> tuple[Any, ...]:
+    from c2c_export.bench.contender import DEFAULT_MODES, MODES
+
+    named = [name.strip() for text in given for name in text.split(",") if name.strip()]
+    unknown = [name for name in named if name not in MODES]
+    if unknown:
+        raise UsageError(
+            f"--mode {','.join(named)}: there is no mode {', '.join(unknown)}",
+            f"give some of {','.join(MODES)}",
+        )
+    return tuple(mode for mode in MODES if mode in named) or DEFAULT_MODES
 
 
 def _sweep_names(text: str | None) -> tuple[Any, ...]:

@@ -99,6 +99,12 @@ Examples:
     type=float,
     help="Refuse to start if the build may need more than this many GiB.",
 )
+@click.option(
+    "--with-baselines",
+    is_flag=True,
+    help="Add every whole Sharer, so that it can answer by itself (run --mode sharer) or by message (t2t). C2C costs "
+    "the same; the bundle grows.",
+)
 @click.option("--no-verify", is_flag=True, help="Write the bundle without checking it.")
 @click.option("--force", is_flag=True, help="Replace the bundle at the output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
@@ -119,6 +125,7 @@ def command(
     max_prompt_len: int | None,
     max_batch_size: int,
     max_build_memory: float | None,
+    with_baselines: bool,
     no_verify: bool,
     force: bool,
     as_json: bool,
@@ -142,6 +149,7 @@ def command(
         max_build_memory_bytes=None if max_build_memory is None else int(max_build_memory * 2**30),
         verify=not no_verify,
         force=force,
+        with_baselines=with_baselines,
     )
     source = pair_source(pair_text, receiver, sharers, fusers, multi_sharer)
     console = Console(stderr=True)

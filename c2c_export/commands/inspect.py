@@ -74,6 +74,12 @@ def _overview(manifest: Manifest) -> Table:
     table.add_row(
         "tokenizers", ", ".join(manifest.tokenizers) or "none: token ids in, token ids out"
     )
+    if manifest.baselines:
+        alone = ", ".join(
+            f"Sharer {spec.sharer} (EOS ids {', '.join(map(str, spec.eos_ids)) or 'none'})"
+            for spec in manifest.baselines
+        )
+        table.add_row("answer alone, too", f"{alone}: modes sharer and t2t")
     size = sum(entry.size_bytes for entry in manifest.files.values())
     table.add_row("files", f"{len(manifest.files)}, {size / 2**20:.1f} MiB")
     table.add_row("built", f"{manifest.created_at} with {_versions(manifest.tools)}")
@@ -84,7 +90,7 @@ def _graphs(manifest: Manifest) -> Table:
     table = Table(
         "graph", "dialect", "parameters", "inputs", "outputs", "weights MiB", title="Graphs"
     )
-    for graph in manifest.graphs:
+    for graph in (*manifest.graphs, *(spec.graph for spec in manifest.baselines)):
         weights = manifest.files.get(f"{graph.path}.data")
         table.add_row(
             graph.role,

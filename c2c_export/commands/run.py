@@ -15,6 +15,7 @@ from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import Answer, Generation, GenerationOptions
 from c2c_runtime.sampling import SamplingOptions
 from c2c_runtime.session import Session
+from c2c_runtime.text_to_text import TextToText
 
 
 class _Ids(click.ParamType[list[int]]):
@@ -50,6 +51,7 @@ class _Sections(click.ParamType[list[tuple[int, int]]]):
 Examples:
   c2c-export run demo.bundle "The capital of France is" --max-new-tokens 16
   c2c-export run demo.bundle --chat messages.json --mode receiver
+  c2c-export run demo.bundle --chat messages.json --mode t2t --max-message-tokens 64
   c2c-export run demo.bundle --prompt-ids 5,6,7,8 --sections 3:1,1:-1 --json""",
 )
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -66,9 +68,18 @@ Examples:
     type=click.Choice(["c2c", "receiver", "sharer", "t2t"]),
     default="c2c",
     show_default=True,
+    help="c2c: the chain. receiver: the Receiver alone. sharer: the first Sharer alone. t2t: the Sharer writes a "
+    "message, the Receiver answers with it. The last two need a bundle that was built --with-baselines.",
 )
 @click.option(
     "--max-new-tokens", type=int, help="Default: until the cache is full or an EOS id comes."
+)
+@click.option(
+    "--max-message-tokens",
+    type=int,
+    default=TextToText.max_message_tokens,
+    show_default=True,
+    help="Of the Sharer's message in mode t2t.",
 )
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=float, default=1.0, show_default=True)
@@ -90,6 +101,7 @@ def command(
     sections: list[tuple[int, int]] | None,
     mode: Any,
     max_new_tokens: int | None,
+    max_message_tokens: int,
     temperature: float,
     top_p: float,
     top_k: int,
@@ -116,6 +128,7 @@ def command(
             repetition_penalty=repetition_penalty,
             seed=seed,
         ),
+        text_to_text=TextToText(max_message_tokens=max_message_tokens),
     )
     if sum(given is not None for given in (prompt, chat, prompt_ids)) != 1:
         raise UsageError(
@@ -175,9 +188,12 @@ def _stream(answer: Answer) -> None:
 def _summary(result: Generation) -> str:
     times = result.timings
     each = times.decode_s / times.decode_steps * 1e3 if times.decode_steps else 0.0
+    message = ""
+    if result.message is not None:
+        message = f"message {times.message_s:.2f} ({result.message_tokens} tokens) + "
     return (
         f"[{result.mode}: {result.prompt_tokens} tokens in, {len(result.token_ids)} out "
-        f"({result.finish_reason}); first token {times.first_token_s:.2f} s = Receiver prefill "
+        f"({result.finish_reason}); first token {times.first_token_s:.2f} s = {message}Receiver prefill "
         f"{times.receiver_prefill_s:.2f} + Sharer prefill {times.sharer_prefill_s:.2f} + fuse "
         f"{times.fuse_s:.2f}; {each:.1f} ms a token]"
     )

@@ -33,6 +33,15 @@ def test_weights_are_counted_from_their_headers(pair):
     assert need.memory_bytes > 2.5 * max(files) + fuser
 
 
+def test_baselines_are_counted_once_more_on_the_disk(pair):
+    source = source_of(pair)
+    models, fusers = [source.receiver, *source.sharers], [read_fuser(p) for p in source.fusers]
+    alone, whole = (predict_need(models, fusers, 0, more) for more in ((), source.sharers))
+    sharer = (pair["sharer"] / "model.safetensors").stat().st_size
+    assert whole.disk_bytes - alone.disk_bytes == pytest.approx(sharer, rel=0.01)
+    assert whole.memory_bytes == alone.memory_bytes  # one model at a time
+
+
 def test_a_build_that_needs_more_memory_than_allowed_is_refused(cli, pair, tmp_path):
     called = cli("build", *options_of(pair), "-o", tmp_path / "b", "--max-build-memory", 0.5)
     assert called.code == 5

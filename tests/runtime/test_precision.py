@@ -1,5 +1,6 @@
 import pytest
 
+from c2c_runtime import names
 from c2c_runtime.errors import UsageError
 from c2c_runtime.precision import GraphPrecision, parse_precision
 
@@ -18,6 +19,8 @@ def test_a_role_has_its_own_else_that_of_all_sharers_else_the_default():
     assert precision.of("sharer1") == GraphPrecision("fp16", "int8")
     assert precision.of("sharer2") == GraphPrecision("fp16", "fp8")
     assert precision.of("fuser") == GraphPrecision("fp16", None)
+    for number in (1, 2):  # a Sharer that speaks
+        assert precision.of(names.speaker(number)) == precision.of(names.sharer(number))
     assert precision.activations == "fp16"
     assert precision.lossiest == "int4"
 

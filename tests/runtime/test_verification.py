@@ -84,7 +84,7 @@ class _Scripted:
 
 class _Session:
     def __init__(self, directory, case, conversation) -> None:
-        manifest = type("Manifest", (), {"golden": (case,)})()
+        manifest = type("Manifest", (), {"golden": (case,), "baselines": ()})()
         self.bundle = type("Bundle", (), {"manifest": manifest})()
         self.bundle.path_of = directory.joinpath
         self._conversation = conversation
