@@ -70,7 +70,9 @@ def read_task_file(path: Path) -> Task:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "give a JSONL file") from error
     except UnicodeDecodeError as error:
-        raise InputError.of(f"{path} is not UTF-8 text: {error.reason}", "save it as UTF-8") from error
+        raise InputError.of(
+            f"{path} is not UTF-8 text: {error.reason}", "save it as UTF-8"
+        ) from error
     items: dict[str, Item] = {}
     first_lines: dict[str, int] = {}
     problems: list[Problem] = []
@@ -87,8 +89,9 @@ def read_task_file(path: Path) -> Task:
         items[item.id] = item
         first_lines[item.id] = number
     if problems:
-        num_lines = len({str(problem.cause).split(":")[0] for problem in problems})
-        problems.append(Problem(f"{num_lines} of {len(lines)} lines are broken", _REMEDY))
+        broken = {problem.cause.split(":")[0] for problem in problems}
+        written = [line for line in lines if line.strip()]
+        problems.append(Problem(f"{len(broken)} of {len(written)} lines are broken", _REMEDY))
         raise InputError(f"{path} is no task:", problems)
     if not items:
         raise InputError.of(f"{path} holds no item", "write one item a line, see `eval --help`")
@@ -115,7 +118,8 @@ def _item(line: str, number: int) -> Item:
         raise _LineError(*problems)
     choices = tuple(found.choices or ())
     labels = tuple(found.labels or ())
-    answer, accepted = None, ()
+    answer: int | None = None
+    accepted: tuple[str, ...] = ()
     if choices:
         answer = _index(found.answer, choices, labels)
     else:
@@ -169,7 +173,9 @@ def _index(answer: Any, choices: tuple[str, ...], labels: tuple[str, ...]) -> in
     if isinstance(answer, int):
         return answer if 0 <= answer < len(choices) else None
     known = Item("", "", choices, labels=labels).option_labels
-    return known.index(answer.strip()) if isinstance(answer, str) and answer.strip() in known else None
+    return (
+        known.index(answer.strip()) if isinstance(answer, str) and answer.strip() in known else None
+    )
 
 
 def _example(example: _Example) -> Example:
@@ -184,17 +190,26 @@ def _words_of(error: ValidationError) -> list[str]:
     """Pydantic's findings, one a field: of a union of types, all of them in one."""
     found: dict[str, list[str]] = {}
     for problem in error.errors(include_url=False):
-        field = str(problem["loc"][0])
-        inside = [str(part) for part in problem["loc"][1:] if isinstance(part, int)]
-        place = f"{field} {int(inside[0]) + 1}" if inside else field
+        field, *inside = problem["loc"]
+        place = str(field)
+        if inside and isinstance(inside[0], int):
+            place = f"{field} {inside[0] + 1}"
+        if field in _NESTED and len(inside) > 1:
+            place = f"{place}, {inside[1]}"
         found.setdefault(place, []).append(_words(problem["type"], problem["msg"]))
-    return [f"{place}: {' / '.join(dict.fromkeys(words))}" for place, words in found.items()]
+    return [f"{place}: {' or '.join(dict.fromkeys(words))}" for place, words in found.items()]
+
+
+_NESTED = ("examples", "messages")
+_WORDS = {
+    "missing": "is missing",
+    "extra_forbidden": "is no field that is known here",
+    "string_pattern_mismatch": "is empty",
+    "string_type": "should be text",
+    "int_type": "should be a whole number",
+    "list_type": "should be a list",
+}
 
 
 def _words(kind: str, message: str) -> str:
-    known = {
-        "missing": "is missing",
-        "extra_forbidden": "is no field of an item",
-        "string_pattern_mismatch": "is empty",
-    }
-    return known.get(kind, message[:1].lower() + message[1:])
+    return _WORDS.get(kind, message[:1].lower() + message[1:])
