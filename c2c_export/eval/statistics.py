@@ -76,8 +76,7 @@ class Paired:
         excess: float = self.both * self.neither - self.only_first * self.only_second
         if excess > 0:
             excess = max(excess - n / 2, 0.0)
-        correlation: float = excess / product**0.5
-        return correlation
+        return excess / math.sqrt(product)
 
     @property
     def p_value(self) -> float:
@@ -86,7 +85,8 @@ class Paired:
         num_split = self.only_first + self.only_second
         fewer = min(self.only_first, self.only_second)
         tail = sum(math.comb(num_split, count) for count in range(fewer + 1))
-        return min(2 * tail / 2**num_split, 1.0)
+        p_value: float = 2 * tail / 2**num_split
+        return min(p_value, 1.0)
 
 
 def _joined(one: float, other: float, correlation: float) -> float:

@@ -105,8 +105,8 @@ class _LineError(Exception):
 def _item(line: str, number: int) -> Item:
     try:
         data = json.loads(line)
-    except ValueError as error:
-        raise _LineError(f"no JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        raise _LineError(f"no JSON: {error.msg} at column {error.colno}") from error
     if not isinstance(data, dict):
         raise _LineError(f"no JSON object but {type(data).__name__}")
     try:
