@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from c2c_export.eval.short_answers import normalised
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_THOUGHT_END = re.compile(r".*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
-_THOUGHT_BEGIN = re.compile(r"<think(?:ing)?>.*", re.DOTALL | re.IGNORECASE)
+_THOUGHT_BEGINS = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+_THOUGHT_ENDS = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|rm)\s*\{([^{}]*)\}")
 _MARKUP = re.compile(r"[*`$_#]+")
 # Where an output takes back what it said. "No" only as a word of its own before a pause.
@@ -26,13 +26,12 @@ _CORRECTION = re.compile(
 _NEXT_QUESTION = re.compile(r"\n\s*(?:Question|Q)\s*\d*\s*:", re.IGNORECASE)
 
 _STATEMENT_BEGINS = (
-    r"(?:final\s+|correct\s+|right\s+|best\s+|my\s+)*"
-    r"(?:answer|choice|option|solution)(?:\s+(?:choice|option|letter))?"
+    r"\b(?:answer|choice|option|solution)(?:\s+(?:choice|option|letter))?"
     r"(?:\s+to\s+(?:this|the)\s+question)?"
     r"(?:\s*(?:is|was|would\s+be|should\s+be|must\s+be|will\s+be)\b\s*:?|\s*[:=]|'s)"
     r"(?:\s*(?:clearly|therefore|thus|definitely|probably|likely|indeed|simply))?"
     r"(?:\s*(?:the\s+)?(?:option|choice|letter|answer)\b)?",
-    r"(?:i(?:'d|\s+would|\s+will|'ll)?\s+)?(?:choose|chose|pick|select|go\s+with|go\s+for|opt\s+for)"
+    r"\b(?:choose|chose|pick|select|go\s+with|go\s+for|opt\s+for)"
     r"(?:\s+(?:option|choice|letter|answer))?",
     r"答案\s*(?:应该|应当|应)?\s*(?:是|为|选)?\s*:?",
     r"(?:选择|选项|选)\s*(?:是|为)?\s*:?",
@@ -73,10 +72,10 @@ def extract_choice(output: str, labels: Sequence[str], texts: Sequence[str]) -> 
 
 
 def without_thoughts(output: str) -> str:
-    """The output without what stands in thinking tags; a thought without end hides all after it."""
-    text = _THOUGHT.sub(" ", output)
-    text = _THOUGHT_END.sub(" ", text)
-    return _THOUGHT_BEGIN.sub(" ", text)
+    """The output without what stands in thinking tags. A thought whose begin is not there hides all
+    before its end, and one without an end all after it."""
+    text = _THOUGHT_ENDS.split(_THOUGHT.sub(" ", output))[-1]
+    return _THOUGHT_BEGINS.split(text)[0]
 
 
 def _plain(output: str) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from c2c_export.eval.extraction import extract_choice, without_thoughts
 from c2c_export.eval.short_answers import is_accepted, normalised, short_answer
@@ -250,3 +254,24 @@ def test_accepted_texts():
 
 def test_thoughts_are_left_out():
     assert without_thoughts("a<think>b</think>c").split() == ["a", "c"]
+
+
+PIECES = st.sampled_from(
+    ["A", "B", "b", "(C)", "D.", "Paris", "the answer is", "Answer:", "not", "or", "/", ",", "\n", " ",
+     "actually", "</think>", "<think>", "\\boxed{", "}", "**", "答案是", "1", "is correct", "’s", "Ｃ"]
+)  # fmt: skip
+
+
+@given(st.lists(PIECES, max_size=12).map("".join) | st.text())
+def test_whatever_a_model_writes_there_is_an_option_or_none(output):
+    found = extract_choice(output, "ABCD", TOWNS)
+    assert found in (None, 0, 1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "piece", ["the answer is ", "A ", "<think>", "B or ", "Paris, ", "( ", "x"]
+)
+def test_long_outputs_are_read_in_a_moment(piece):
+    started = time.perf_counter()
+    extract_choice(piece * 1000, "ABCD", TOWNS)
+    assert time.perf_counter() - started < 2
