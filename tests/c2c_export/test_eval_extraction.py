@@ -82,6 +82,9 @@ OUTPUTS = [
     ("B: Paris", "B"),
     ("B - Paris", "B"),
     ("(B) Paris", "B"),
+    ("A: Lyon", "A"),
+    ("A: Paris", "B"),
+    ("1\n\nA: 1\n\nA: 2", None),
     ("Option C. Marseille", "C"),
     ("B. Paris, not Lyon", "B"),
     # a text without a letter
