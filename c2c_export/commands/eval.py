@@ -162,8 +162,6 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
             yield advance
         except KeyboardInterrupt:
             bar.stop()
-            click.echo(
-                f"stopped after {done[0]} of {done[1]} items; the same command goes on from there",
-                err=True,
-            )
+            where = f"after {done[0]} of {done[1]} items" if done[1] else "before the first item"
+            click.echo(f"stopped {where}; the same command goes on from there", err=True)
             raise click.exceptions.Exit(130) from None
