@@ -21,6 +21,7 @@ _COMMANDS = {
     "run": "Answer a prompt with a bundle.",
     "verify": "Check a bundle against what eager PyTorch computed.",
     "bench": "Measure bundles, and peers in the same run.",
+    "eval": "Compare accuracy and time with and without the Sharers.",
     "inspect": "Show what a bundle holds.",
     "doctor": "Show what this machine can do, and what a bundle would do on it.",
     "init-fuser": "Write a fuser checkpoint with random weights.",

@@ -176,6 +176,13 @@ class Conversation:
         self._record.loose_ids += ids
         return self._receiver.logits
 
+    def rewind(self, num_tokens: int) -> None:
+        """Take back the last ``num_tokens`` that ``decode`` ran, so that others can be tried instead.
+
+        Raises ``UsageError`` where ids were not run by the Receiver alone, or are not in the cache.
+        """
+        self._record.drop_last(num_tokens)
+
     def require(self, sections: Sequence[Section]) -> None:
         """Raise ``UsageError`` unless a prompt of these sections makes sense, and ``CapacityError``
         unless it fits into every cache."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from c2c_runtime.alignment import UNFUSED, Section
+from c2c_runtime.errors import UsageError
 from c2c_runtime.kv_cache import KVCache
 
 
@@ -77,6 +78,20 @@ class SectionRecord:
         self._receiver.truncate(self.num_receiver_ids, self.span)
         for index, cache in enumerate(self._sharers):
             cache.truncate(self.num_sharer_ids(index), self.span)
+
+    def drop_last(self, num_ids: int) -> None:
+        """Forget the last loose ids and go back to before them. Raises ``UsageError`` if there are not
+        as many."""
+        if not (0 <= num_ids <= len(self.loose_ids) and self.is_true):
+            raise UsageError(
+                f"{num_ids} tokens cannot be taken back: the Receiver alone has run "
+                f"{len(self.loose_ids) if self.is_true else 0}",
+                "take back what `decode` ran since the last section",
+            )
+        if num_ids:
+            length = self._receiver.length - num_ids
+            self._receiver.truncate(length, int(self._receiver.key_positions[0, length]))
+            del self.loose_ids[-num_ids:]
 
     def can_adopt(self, section: Section) -> bool:
         """Whether the Receiver's next slots, which it has gone back from, hold this very section."""

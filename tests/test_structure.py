@@ -147,10 +147,10 @@ for found in pkgutil.walk_packages(c2c_runtime.__path__, "c2c_runtime."):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["verify"], ["inspect"], ["doctor"], ["bench"]], ids=" ".join
+    "command", [[], ["run"], ["verify"], ["inspect"], ["doctor"], ["bench"], ["eval"]], ids=" ".join
 )
 def test_commands_of_a_device_need_no_compiler(command):
-    """``run``, ``verify``, ``inspect``, ``doctor`` and ``bench`` work where only the runtime is installed."""
+    """``run``, ``verify``, ``inspect``, ``doctor``, ``bench`` and ``eval`` work where only the runtime is installed."""
     modules = ["c2c_export.cli", *(f"c2c_export.commands.{name}" for name in command)]
     result = run_without_compiler(
         f"""

@@ -131,7 +131,8 @@ def _loss(
             key, value = layer(
                 others[:, source, 0], others[:, source, 1], own[:, target, 0], own[:, target, 1]
             )
-            assert key is not None and value is not None
+            assert key is not None
+            assert value is not None
             cache.update(key.bfloat16(), value.bfloat16(), target)
     states = receiver.model(input_ids=read, cache=cache, use_cache=True).last_hidden_state
     says = said != IGNORED

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_Z = 1.959964  # of the normal distribution, for 95 %
+from c2c_export.eval.statistics import wilson_interval
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,7 @@ class Score:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the accuracy, which stays inside 0 to 1."""
-        n, p, z = self.num_items, self.accuracy, _Z
-        center = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(center - half, 0.0), min(center + half, 1.0)
+        return wilson_interval(self.num_right, self.num_items)
 
     def __str__(self) -> str:
         low, high = self.interval

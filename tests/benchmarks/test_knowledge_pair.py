@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from benchmarks.knowledge_pair.compiled import build_bundles
+from benchmarks.knowledge_pair.compiled import MAX_NEW_TOKENS, build_bundles
 from benchmarks.knowledge_pair.conditions import CONDITIONS
 from benchmarks.knowledge_pair.eager import EagerPair
 from benchmarks.knowledge_pair.evaluate import Row, as_json, as_table, evaluate
@@ -16,6 +16,7 @@ from benchmarks.knowledge_pair.facts import CITIES, make_facts, read_facts, stra
 from benchmarks.knowledge_pair.fusers import all_fusers
 from benchmarks.knowledge_pair.paths import Parts
 from benchmarks.knowledge_pair.scores import Score
+from benchmarks.knowledge_pair.task import task_lines
 from benchmarks.knowledge_pair.train import make_pair
 from c2c_export.checkpoints import load_model, model_dims, read_config, resolve_model
 from c2c_export.fuser_checkpoint import read_fuser
@@ -65,6 +66,24 @@ def test_with_the_cache_of_another_question_the_answer_is_that_questions(rows):
 
 def test_the_receiver_can_answer_what_it_is_told(rows):
     assert rows["told"].compiled.accuracy >= 0.98
+
+
+def test_eval_finds_the_same_on_the_command_line(cli, bundles, tmp_path):
+    facts = read_facts(Parts().facts, "held_out")
+    task = tmp_path / "facts.jsonl"
+    task.write_text("".join(f"{line}\n" for line in task_lines(facts)))
+    called = cli(
+        "eval", bundles["fuser"], "--task", task, "--mode", "c2c", "--mode", "receiver", "--limit", 40,
+        "--seed", 0, "--max-new-tokens", MAX_NEW_TOKENS, "--threads", 1, "--output", tmp_path / "out", "--json",
+    )  # fmt: skip
+    assert called.code == 0, called.err
+    report = called.json
+    assert len(report["items"]) == 40
+    assert report["modes"]["c2c"]["accuracy"]["accuracy"] >= 0.98
+    assert report["modes"]["receiver"]["accuracy"]["accuracy"] <= 0.1
+    low, high = report["versus_receiver"]["c2c"]["interval_95"]
+    assert 0.7 < low < high <= 1.0
+    assert report["versus_receiver"]["c2c"]["mcnemar_p"] < 1e-6
 
 
 @pytest.mark.parametrize("key", [condition.key for condition in CONDITIONS])

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: stacked bars, and lines. Colours come from the page's style, so that they suit
+"""Charts as inline SVG: stacked bars, lines, and points with intervals. Colours come from the page's style, so that they suit
 a light and a dark one."""
 
 from __future__ import annotations
@@ -87,6 +87,60 @@ def line_chart(
                 f"<title>{words}</title></circle>"
             )
     return _figure(title, f"lines, {unit}", _LINE_HEIGHT, shapes)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One mark of a point chart: what it costs, a share of 0 to 1, and the share's interval."""
+
+    label: str
+    x: float
+    share: float
+    low: float
+    high: float
+
+
+def point_chart(title: str, x_name: str, points: Sequence[Point], unit: str = "ms") -> str:
+    """Shares in percent over an x from 0, each with its interval as a whisker."""
+    largest = max((point.x for point in points), default=0.0) or 1.0
+    step = nice_step(largest)
+    left, right, top, bottom = 60, _WIDTH - 20, 16, _LINE_HEIGHT - _MARGIN
+    largest = math.ceil(largest / step - 1e-9) * step
+
+    def place(x: float, share: float) -> tuple[float, float]:
+        return left + x / largest * (right - left - 20), bottom - share * (bottom - top)
+
+    shapes = []
+    for percent in range(0, 101, 20):
+        y = place(0, percent / 100)[1]
+        shapes.append(_line(left, y, right, y, "grid"))
+        shapes.append(_text(left - 6, y + 4, f"{percent} %", "tick", "end"))
+    for number in range(round(largest / step) + 1):
+        x = place(number * step, 0)[0]
+        shapes.append(_text(x, bottom + 18, _number(number * step), "tick", "middle"))
+    shapes.append(_text((left + right) / 2, bottom + 36, x_name, "label", "middle"))
+    taken: list[tuple[float, float]] = []
+    for number, point in enumerate(points):
+        colour = number % 6
+        x, y = place(point.x, point.share)
+        for share in (point.low, point.high):
+            end = place(point.x, share)[1]
+            shapes.append(_line(x - 5, end, x + 5, end, f"s{colour}"))
+        ends = (place(point.x, share)[1] for share in (point.low, point.high))
+        shapes.append(_line(x, next(ends), x, next(ends), f"s{colour}"))
+        percents = f"{100 * point.share:.1f} % ({100 * point.low:.1f} to {100 * point.high:.1f})"
+        words = escape(f"{point.label}: {percents}, {point.x:.2f} {unit}")
+        shapes.append(
+            f'<circle class="c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{words}</title></circle>'
+        )
+        is_right = x > (left + right) * 0.7
+        at = y + 4
+        while any(abs(at - other) < 15 and abs(x - where) < 160 for where, other in taken):
+            at += 15 if at < bottom - 20 else -60
+        taken.append((x, at))
+        at_x, anchor = (x - 10, "end") if is_right else (x + 10, "start")
+        shapes.append(_text(at_x, at, f"{point.label}, {100 * point.share:.1f} %", "value", anchor))
+    return _figure(title, f"points, percent and {unit}", _LINE_HEIGHT, shapes)
 
 
 def nice_step(largest: float) -> float:

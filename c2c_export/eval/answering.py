@@ -1,0 +1,175 @@
+"""Asking a bundle one item in one mode, and judging what it says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from c2c_export.eval.extraction import extract_choice, without_thoughts
+from c2c_export.eval.items import Item
+from c2c_export.eval.prompts import (
+    Prompt,
+    Scoring,
+    Style,
+    continuation_ids,
+    continuations,
+    prompt_of,
+)
+from c2c_export.eval.short_answers import is_accepted, normalised, short_answer
+from c2c_runtime.alignment import Section
+from c2c_runtime.bundle import Bundle
+from c2c_runtime.errors import UsageError
+from c2c_runtime.generation import Generation, GenerationOptions, Mode, sections_for_mode
+from c2c_runtime.likelihood import ContinuationScorer
+from c2c_runtime.session import Session
+
+SHARER, RECEIVER, FUSE, MESSAGE, DECODE = (
+    "Sharer prefill",
+    "Receiver prefill",
+    "fuse",
+    "message",
+    "decode",
+)
+STAGES = (SHARER, RECEIVER, FUSE, MESSAGE, DECODE)
+_SCORED_MODES: tuple[Mode, ...] = ("receiver", "c2c")  # likelihoods need the prompt's sections
+
+
+@dataclass(frozen=True)
+class ModeAnswer:
+    """What one mode answered to one item.
+
+    ``answer``: the option's label, or the short answer, normalised; None: none was found. ``output``:
+    the text as it came; empty where options were scored. ``scores``: a number an option, the largest
+    is the answer. ``num_tokens``: of the answer. ``first_token_s``: from the prompt to the first
+    token, all stages before it included. ``stages``: seconds by name; prefills that ran side by side
+    count for each.
+    """
+
+    answer: str | None
+    is_right: bool
+    output: str
+    prompt_tokens: int
+    num_tokens: int
+    first_token_s: float
+    stages: dict[str, float]
+    scores: tuple[float, ...] = field(default=())
+
+    @property
+    def question_s(self) -> float:
+        """From the prompt to the end of the answer."""
+        return self.first_token_s + self.stages[DECODE]
+
+
+def modes_of(bundle: Bundle, scoring: Scoring) -> tuple[Mode, ...]:
+    """The modes that a bundle can answer in, the Receiver alone first.
+
+    Bundles whose Sharers can answer by themselves would add ``sharer`` and ``t2t`` here.
+    """
+    modes: tuple[Mode, ...] = ("receiver", "c2c")
+    return modes if scoring == "generate" else tuple(m for m in modes if m in _SCORED_MODES)
+
+
+def check_modes(modes: Sequence[Mode], bundle: Bundle, scoring: Scoring) -> None:
+    """Raise ``UsageError`` for modes that the bundle cannot answer in."""
+    known = modes_of(bundle, scoring)
+    unknown = [mode for mode in modes if mode not in known]
+    if unknown:
+        how = "" if scoring == "generate" else f" with --scoring {scoring}"
+        raise UsageError(
+            f"this bundle cannot answer in mode {', '.join(unknown)}{how}",
+            f"choose among {', '.join(known)}; sharer and t2t need a bundle built with baselines, and "
+            "--scoring generate",
+        )
+
+
+class Asker:
+    """One mode of a session, asked item by item. Nothing is kept from one item to the next."""
+
+    def __init__(
+        self, session: Session, mode: Mode, style: Style, scoring: Scoring, max_new_tokens: int
+    ) -> None:
+        self._session = session
+        self._mode = mode
+        self._style = style
+        self._scoring = scoring
+        self._options = GenerationOptions(max_new_tokens=max_new_tokens, mode=mode)
+        # The caches of other modes are not the pair's; what answers in them makes its own.
+        self._conversation = session.conversation() if mode in _SCORED_MODES else None
+        if self._conversation is not None and mode == "c2c":
+            self._conversation.load_sharers()
+
+    def ask(self, item: Item) -> ModeAnswer:
+        """Answer an item and judge the answer."""
+        if self._conversation is not None:
+            self._conversation.reset()
+        if item.is_choice and self._scoring != "generate":
+            return self._score(item)
+        prompt = prompt_of(item, self._style)
+        return _judged(item, self._session.ask(prompt, self._options, self._conversation).finish())
+
+    def _score(self, item: Item) -> ModeAnswer:
+        """The option that is the likeliest continuation: of labels, the log-probability; of texts,
+        that divided by the text's bytes of UTF-8."""
+        conversation = self._conversation
+        if conversation is None:
+            raise RuntimeError(f"mode {self._mode} scores no options")
+        prompt = prompt_of(item, self._style, self._scoring)
+        words = continuations(item, prompt, self._scoring)
+        tokenizer = self._session.tokenizer()
+        ids = [continuation_ids(tokenizer, prompt, text) for text in words]
+        sections = sections_for_mode(sections_of(self._session, prompt), self._mode)
+        started = time.perf_counter()
+        scorer = ContinuationScorer(conversation, sections)
+        first_token_s = time.perf_counter() - started
+        times = conversation.times
+        stages = (times.sharer_prefill_s, times.receiver_prefill_s, times.fuse_s, 0.0)
+        log_probs = [sum(scorer.score(option)) for option in ids]
+        decode_s = time.perf_counter() - started - first_token_s
+        if self._scoring == "text":
+            sizes = [len(text.strip().encode()) for text in words]
+            log_probs = [found / size for found, size in zip(log_probs, sizes, strict=True)]
+        best = max(range(len(log_probs)), key=log_probs.__getitem__)
+        return ModeAnswer(
+            answer=item.option_labels[best],
+            is_right=best == item.answer,
+            output="",
+            prompt_tokens=sum(len(section.receiver_ids) for section in sections),
+            num_tokens=sum(map(len, ids)),
+            first_token_s=first_token_s,
+            stages=dict(zip(STAGES, (*stages, decode_s), strict=True)),
+            scores=tuple(round(found, 6) for found in log_probs),
+        )
+
+
+def sections_of(session: Session, prompt: Prompt) -> list[Section]:
+    """The sections of a prompt, as C2C reads them."""
+    if isinstance(prompt, str):
+        return session.sections_of_text(prompt)
+    return session.sections_of_chat(prompt)
+
+
+def _judged(item: Item, found: Generation) -> ModeAnswer:
+    output = found.text or ""
+    answer, is_right = judge(item, output)
+    times = found.timings
+    prefills = (times.sharer_prefill_s, times.receiver_prefill_s)
+    return ModeAnswer(
+        answer=answer,
+        is_right=is_right,
+        output=output,
+        prompt_tokens=found.prompt_tokens,
+        num_tokens=len(found.token_ids),
+        first_token_s=times.first_token_s,
+        # The 0.0: seconds of a message, which no mode of today writes.
+        stages=dict(zip(STAGES, (*prefills, times.fuse_s, 0.0, times.decode_s), strict=True)),
+    )
+
+
+def judge(item: Item, output: str) -> tuple[str | None, bool]:
+    """The answer in an output, and whether it is the item's."""
+    if not item.is_choice:
+        answer = short_answer(without_thoughts(output))
+        return normalised(answer) or None, is_accepted(answer, item.accepted)
+    index = extract_choice(output, item.option_labels, item.choices)
+    return (None if index is None else item.option_labels[index]), index == item.answer

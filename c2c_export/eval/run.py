@@ -1,0 +1,121 @@
+"""An evaluation from bundle and task to report: item by item, all modes of an item side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from c2c_export.eval.answering import Asker, check_modes, modes_of, sections_of
+from c2c_export.eval.items import Task
+from c2c_export.eval.prompts import Scoring, Style, choose_style, prompt_of
+from c2c_export.eval.report import EvalReport, make_report
+from c2c_export.eval.results_file import ResultsFile, RunKey
+from c2c_runtime.backend_choice import Wish
+from c2c_runtime.bundle import Bundle
+from c2c_runtime.errors import InputError, Problem, UsageError
+from c2c_runtime.generation import Mode
+from c2c_runtime.session import Session
+
+RESULTS_NAME = "results.jsonl"
+_MAX_NAMED = 10  # items of one message
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How to evaluate. ``modes`` empty: all that the bundle can. ``num_threads`` None: one a core.
+    ``restart``: drop results that are there."""
+
+    modes: tuple[Mode, ...] = ()
+    scoring: Scoring = "generate"
+    prompt_style: Literal["auto", "chat", "plain"] = "auto"
+    max_new_tokens: int = 32
+    device: Wish = "auto"
+    num_threads: int | None = None
+    restart: bool = False
+    command: str = ""
+
+
+def run_eval(
+    bundle_path: Path,
+    task: Task,
+    directory: Path,
+    options: EvalOptions,
+    on_progress: Callable[[int, int], None],
+) -> EvalReport:
+    """Ask what was not asked yet, and report on all of it.
+
+    ``directory``: holds the results, made where it is missing. ``on_progress`` is told how many of
+    how many items are done. Whatever stops the run, a second call goes on after the last whole item.
+    """
+    bundle = Bundle.open(bundle_path)
+    modes = options.modes or modes_of(bundle, options.scoring)
+    check_modes(modes, bundle, options.scoring)
+    if options.scoring != "generate" and not all(item.is_choice for item in task.items):
+        raise UsageError(
+            f"--scoring {options.scoring} compares options, and some items of {task.name} have none",
+            "leave --scoring out: short answers are generated",
+        )
+    with Session.open(
+        bundle_path, device=options.device, num_threads=options.num_threads
+    ) as session:
+        style = choose_style(session, options.prompt_style)
+        _check_prompts(session, task, style, options)
+        key = RunKey(
+            task=task.name,
+            task_sha256=task.sha256,
+            num_items=len(task.items),
+            bundle=bundle_path.name,
+            bundle_digest=bundle.manifest.digest,
+            modes=modes,
+            scoring=options.scoring,
+            prompt_style=style,
+            max_new_tokens=options.max_new_tokens,
+            device=options.device,
+            num_threads=options.num_threads,
+        )
+        results = ResultsFile.open(directory / RESULTS_NAME, key, task, restart=options.restart)
+        missing = [item for item in task.items if item.id not in results.answers]
+        on_progress(len(results.answers), len(task.items))
+        if missing:
+            askers = {
+                mode: Asker(session, mode, style, options.scoring, options.max_new_tokens)
+                for mode in modes
+            }
+            for asker in askers.values():
+                asker.ask(missing[0])  # for nothing: first calls are slower
+            for item in missing:
+                results.append(item.id, {mode: asker.ask(item) for mode, asker in askers.items()})
+                on_progress(len(results.answers), len(task.items))
+    return make_report(task, key, results.answers, options.command)
+
+
+def _check_prompts(session: Session, task: Task, style: Style, options: EvalOptions) -> None:
+    """Read every prompt before anything is run, so that no long run ends at a prompt that is too long.
+
+    Raises ``InputError`` that names the items.
+    """
+    conversation = session.conversation()
+    room = conversation.receiver.max_seq_len - (options.max_new_tokens - 1)
+    problems = []
+    for item in task.items:
+        try:
+            sections = sections_of(session, prompt_of(item, style, options.scoring))
+            conversation.require(sections)
+            num_tokens = sum(len(section.receiver_ids) for section in sections)
+            if num_tokens > room:
+                raise UsageError(f"{num_tokens} tokens leave no room for the answer")
+        except UsageError as error:
+            problems.append(Problem(f"item {item.id}: {error.cause}"))
+    if problems:
+        named, more = problems[:_MAX_NAMED], len(problems) - _MAX_NAMED
+        remedy = (
+            "leave them out, or build the bundle with a larger --max-seq-len; a smaller --max-new-tokens "
+            "leaves more room. Nothing was run"
+        )
+        words = f"and {more} more items" if more > 0 else "these prompts cannot be asked"
+        raise InputError(
+            f"{len(problems)} of {len(task.items)} items do not fit into the bundle:",
+            [*named, Problem(words, remedy)],
+        )
