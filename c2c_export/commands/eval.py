@@ -21,8 +21,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from c2c_export.commands.options import device_option
+from c2c_export.commands.options import device_option, text_to_text_options
 from c2c_export.eval.task_file import SCHEMA
+from c2c_runtime.text_to_text import TextToText
 
 _EPILOG = "\b\nTask files:\n" + "\n".join(f"  {line}" for line in SCHEMA.splitlines())
 
@@ -68,6 +69,7 @@ Examples:
 @click.option("--limit", type=click.IntRange(min=1), help="Ask as many items: the first ones.")
 @click.option("--seed", type=int, help="With --limit: items drawn at random.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
+@text_to_text_options
 @click.option(
     "--output",
     "-o",
@@ -92,6 +94,9 @@ def command(
     limit: int | None,
     seed: int | None,
     max_new_tokens: int,
+    max_message_tokens: int,
+    ask: str,
+    tell: str,
     output: Path | None,
     resume: bool,
     device: Any,
@@ -116,6 +121,7 @@ def command(
         scoring=scoring,
         prompt_style=prompt_style,
         max_new_tokens=max_new_tokens,
+        text_to_text=TextToText(ask, tell, max_message_tokens),
         device=device,
         num_threads=threads,
         restart=not resume,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from c2c_runtime.backend_choice import DEVICES
 from c2c_runtime.errors import UsageError
+from c2c_runtime.text_to_text import TextToText
 
 if TYPE_CHECKING:
     from c2c_export.pair import PairSource
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 device_option = click.option(
     "--device",
@@ -24,6 +28,32 @@ receiver_option = click.option("--receiver", help="Directory, hub id or GGUF fil
 sharers_option = click.option(
     "--sharer", "sharers", multiple=True, help="The same for a Sharer; repeat in order."
 )
+
+
+def text_to_text_options(command: Command) -> Command:
+    """``--max-message-tokens``, ``--ask`` and ``--tell``: the fields of ``TextToText``."""
+    options = (
+        click.option(
+            "--max-message-tokens",
+            type=int,
+            default=TextToText.max_message_tokens,
+            show_default=True,
+            help="Of the Sharer's message in mode t2t.",
+        ),
+        click.option(
+            "--ask",
+            default=TextToText.ask,
+            help="What the Sharer is asked for in mode t2t, with {question} in it. See docs/modes.md.",
+        ),
+        click.option(
+            "--tell",
+            default=TextToText.tell,
+            help="How a plain prompt is passed on in mode t2t, with {message} and {question} in it.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def pair_source(

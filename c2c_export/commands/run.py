@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from c2c_export.commands.options import device_option
+from c2c_export.commands.options import device_option, text_to_text_options
 from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import Answer, Generation, GenerationOptions
 from c2c_runtime.sampling import SamplingOptions
@@ -74,13 +74,7 @@ Examples:
 @click.option(
     "--max-new-tokens", type=int, help="Default: until the cache is full or an EOS id comes."
 )
-@click.option(
-    "--max-message-tokens",
-    type=int,
-    default=TextToText.max_message_tokens,
-    show_default=True,
-    help="Of the Sharer's message in mode t2t.",
-)
+@text_to_text_options
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=float, default=1.0, show_default=True)
 @click.option("--top-k", type=int, default=0, show_default=True, help="0 keeps all.")
@@ -102,6 +96,8 @@ def command(
     mode: Any,
     max_new_tokens: int | None,
     max_message_tokens: int,
+    ask: str,
+    tell: str,
     temperature: float,
     top_p: float,
     top_k: int,
@@ -128,7 +124,7 @@ def command(
             repetition_penalty=repetition_penalty,
             seed=seed,
         ),
-        text_to_text=TextToText(max_message_tokens=max_message_tokens),
+        text_to_text=TextToText(ask, tell, max_message_tokens),
     )
     if sum(given is not None for given in (prompt, chat, prompt_ids)) != 1:
         raise UsageError(

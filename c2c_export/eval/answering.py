@@ -62,12 +62,10 @@ class ModeAnswer:
 
 
 def modes_of(bundle: Bundle, scoring: Scoring) -> tuple[Mode, ...]:
-    """The modes that a bundle can answer in, the Receiver alone first.
-
-    Bundles whose Sharers can answer by themselves would add ``sharer`` and ``t2t`` here.
-    """
-    modes: tuple[Mode, ...] = ("receiver", "c2c")
-    return modes if scoring == "generate" else tuple(m for m in modes if m in _SCORED_MODES)
+    """The modes that a bundle can answer in, the Receiver alone first. Sharers that speak come with
+    ``build --with-baselines``."""
+    can_speak = bool(bundle.manifest.baselines) and scoring == "generate"
+    return (*_SCORED_MODES, "sharer", "t2t") if can_speak else _SCORED_MODES
 
 
 def check_modes(modes: Sequence[Mode], bundle: Bundle, scoring: Scoring) -> None:
@@ -78,8 +76,8 @@ def check_modes(modes: Sequence[Mode], bundle: Bundle, scoring: Scoring) -> None
         how = "" if scoring == "generate" else f" with --scoring {scoring}"
         raise UsageError(
             f"this bundle cannot answer in mode {', '.join(unknown)}{how}",
-            f"choose among {', '.join(known)}; sharer and t2t need a bundle built with baselines, and "
-            "--scoring generate",
+            f"choose among {', '.join(known)}; sharer and t2t need --scoring generate and a bundle of "
+            "build --with-baselines",
         )
 
 
@@ -87,13 +85,14 @@ class Asker:
     """One mode of a session, asked item by item. Nothing is kept from one item to the next."""
 
     def __init__(
-        self, session: Session, mode: Mode, style: Style, scoring: Scoring, max_new_tokens: int
+        self, session: Session, style: Style, scoring: Scoring, options: GenerationOptions
     ) -> None:
+        """``options`` name the mode."""
         self._session = session
-        self._mode = mode
+        self._mode = mode = options.mode
         self._style = style
         self._scoring = scoring
-        self._options = GenerationOptions(max_new_tokens=max_new_tokens, mode=mode)
+        self._options = options
         # The caches of other modes are not the pair's; what answers in them makes its own.
         self._conversation = session.conversation() if mode in _SCORED_MODES else None
         if self._conversation is not None and mode == "c2c":
@@ -161,8 +160,9 @@ def _judged(item: Item, found: Generation) -> ModeAnswer:
         prompt_tokens=found.prompt_tokens,
         num_tokens=len(found.token_ids),
         first_token_s=times.first_token_s,
-        # The 0.0: seconds of a message, which no mode of today writes.
-        stages=dict(zip(STAGES, (*prefills, times.fuse_s, 0.0, times.decode_s), strict=True)),
+        stages=dict(
+            zip(STAGES, (*prefills, times.fuse_s, times.message_s, times.decode_s), strict=True)
+        ),
     )
 
 

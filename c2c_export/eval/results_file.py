@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from c2c_export.eval.answering import ModeAnswer
 from c2c_export.eval.items import Task
 from c2c_runtime.errors import InputError, UsageError
+from c2c_runtime.text_to_text import TextToText
 
 SCHEMA_VERSION = 1
 
@@ -30,8 +31,9 @@ _AGAIN = "move the file away, or give --restart, which asks everything again"
 class RunKey:
     """What has to be the same for results to belong together.
 
-    ``task_sha256``: of the items. ``bundle_digest``: of the manifest. ``num_threads``: None: one a
-    core; threads and device are part of it, so that the times of one report are comparable.
+    ``task_sha256``: of the items. ``bundle_digest``: of the manifest. ``text_to_text``: None where no
+    mode asks for a message. ``num_threads``: None: one a core; threads and device are part of it, so
+    that the times of one report are comparable.
     """
 
     task: str
@@ -43,6 +45,7 @@ class RunKey:
     scoring: str
     prompt_style: str
     max_new_tokens: int
+    text_to_text: TextToText | None
     device: str
     num_threads: int | None
 

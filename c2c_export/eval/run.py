@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +15,9 @@ from c2c_export.eval.results_file import ResultsFile, RunKey
 from c2c_runtime.backend_choice import Wish
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.errors import InputError, Problem, UsageError
-from c2c_runtime.generation import Mode
+from c2c_runtime.generation import GenerationOptions, Mode
 from c2c_runtime.session import Session
+from c2c_runtime.text_to_text import TextToText
 
 RESULTS_NAME = "results.jsonl"
 _MAX_NAMED = 10  # items of one message
@@ -31,10 +32,17 @@ class EvalOptions:
     scoring: Scoring = "generate"
     prompt_style: Literal["auto", "chat", "plain"] = "auto"
     max_new_tokens: int = 32
+    text_to_text: TextToText = field(default_factory=TextToText)
     device: Wish = "auto"
     num_threads: int | None = None
     restart: bool = False
     command: str = ""
+
+    def generation(self, mode: Mode) -> GenerationOptions:
+        """How a mode answers: greedily."""
+        return GenerationOptions(
+            max_new_tokens=self.max_new_tokens, mode=mode, text_to_text=self.text_to_text
+        )
 
 
 def run_eval(
@@ -72,6 +80,7 @@ def run_eval(
             scoring=options.scoring,
             prompt_style=style,
             max_new_tokens=options.max_new_tokens,
+            text_to_text=options.text_to_text if "t2t" in modes else None,
             device=options.device,
             num_threads=options.num_threads,
         )
@@ -80,7 +89,7 @@ def run_eval(
         on_progress(len(results.answers), len(task.items))
         if missing:
             askers = {
-                mode: Asker(session, mode, style, options.scoring, options.max_new_tokens)
+                mode: Asker(session, style, options.scoring, options.generation(mode))
                 for mode in modes
             }
             for asker in askers.values():

@@ -16,13 +16,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from speaking_bundles import PROMPT, speaking_bundle
 from tiny_bundles import build, made_once, text_pair
 
 from c2c_export.eval import answering
 from c2c_export.eval.answering import Asker
 from c2c_export.eval.items import Item
 from c2c_runtime import Session
-from c2c_runtime.generation import sections_for_mode
+from c2c_runtime.generation import GenerationOptions, sections_for_mode
+from c2c_runtime.text_to_text import TextToText
 
 OPTIONS = ["--threads", 1, "--max-new-tokens", 4]
 EVIL = "<script>alert('x')</script> & \"co\""
@@ -239,7 +241,8 @@ def test_the_likeliest_option_is_the_answer(bundle, scoring, mode, style):
     """Against one prefill a token, from nothing."""
     item = Item("1", "Which town is the capital?", ("the capital", "Paris is", "Tokyo"), 2)
     with Session.open(bundle, num_threads=1) as session:
-        asker = Asker(session, mode, style, scoring, 4)
+        options = GenerationOptions(max_new_tokens=4, mode=mode)
+        asker = Asker(session, style, scoring, options)
         found = asker.ask(item)
         assert found.scores == asker.ask(item).scores
         prompt = answering.prompt_of(item, style, scoring)
@@ -350,3 +353,38 @@ def test_the_page_shows_charts_and_escapes_what_models_and_tasks_wrote(
     words = (out / "report.md").read_text()
     assert "| Receiver alone | 8 of 8 | 100.0 % (67.6 to 100.0) |" in words
     assert "| C2C | -100.0 (" in words
+
+
+def test_every_mode_of_a_bundle_with_baselines(cli, tmp_path, tmp_path_factory):
+    speaking = speaking_bundle(tmp_path_factory) / "bundle"
+    items = [{"prompt": PROMPT, "answer": "Paris"}, {"prompt": "One and one is", "answer": "two"}]
+    task = task_file(tmp_path / "task.jsonl", items)
+    words = (
+        "--ask",
+        "Help: {question}",
+        "--tell",
+        "{message} {question}",
+        "--max-message-tokens",
+        5,
+    )
+    command = ("eval", speaking, "--task", task, "-o", tmp_path / "out", "--max-new-tokens", 4)
+    called = cli(*command, *words, "--json")
+    assert called.code == 0, called.err
+    assert list(called.json["modes"]) == ["receiver", "c2c", "sharer", "t2t"]
+    asked = GenerationOptions(
+        max_new_tokens=4,
+        mode="t2t",
+        text_to_text=TextToText("Help: {question}", "{message} {question}", 5),
+    )
+    with Session.open(speaking) as session:
+        alone = session.sharer().ask(PROMPT, GenerationOptions(max_new_tokens=4)).finish()
+        told = session.ask(PROMPT, asked).finish()
+    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    first = json.loads(lines[1])["answers"]
+    assert first["sharer"]["output"] == alone.text
+    assert first["t2t"]["output"] == told.text
+    assert first["t2t"]["stages"]["message"] > 0
+    assert first["t2t"]["prompt_tokens"] == told.prompt_tokens > first["receiver"]["prompt_tokens"]
+    other = cli(*command)
+    assert other.code == 2
+    assert "text to text was" in other.err
