@@ -10,6 +10,7 @@ from benchmarks.knowledge_pair.facts import Fact, strangers
 from benchmarks.knowledge_pair.scores import Score
 
 FuserName = Literal["fuser", "closed", "control"]
+BundleName = tuple[FuserName, Literal["fp32", "int8"]]
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,23 @@ class Condition:
     """One way to answer the prompt of a fact.
 
     ``fuser``: the trained one, the same with closed gates, or the control. ``mode``: as in a
-    session. ``lent``: whose question the Sharer reads, the fact's own or a stranger's. ``told``:
+    session. ``precision``: of the bundle. ``lent``: whose question the Sharer reads, the fact's own or a stranger's. ``told``:
     whether the fact stands in the prompt. ``expected``: whose city is right.
     """
 
     key: str
     title: str
     fuser: FuserName = "fuser"
-    mode: Literal["c2c", "receiver"] = "c2c"
+    mode: Literal["c2c", "receiver", "t2t"] = "c2c"
+    precision: Literal["fp32", "int8"] = "fp32"
     lent: Literal["own", "stranger"] = "own"
     told: bool = False
     expected: Literal["own", "stranger"] = "own"
+
+    @property
+    def bundle(self) -> BundleName:
+        """Which bundle is asked."""
+        return self.fuser, self.precision
 
     @property
     def as_asked(self) -> Condition:
@@ -46,7 +53,9 @@ class Condition:
 
 CONDITIONS = (
     Condition("c2c", "C2C"),
+    Condition("int8", "C2C, weights in int8", precision="int8"),
     Condition("receiver", "Receiver alone", mode="receiver"),
+    Condition("t2t", "text-to-text", mode="t2t"),
     Condition("closed", "C2C, every gate closed", fuser="closed"),
     Condition("control", "C2C, control Fuser", fuser="control"),
     Condition("stranger", "C2C, cache of another question", lent="stranger"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from benchmarks.knowledge_pair.by_text import BY_TEXT
 from benchmarks.knowledge_pair.compiled import MAX_NEW_TOKENS
 from benchmarks.knowledge_pair.conditions import Condition, FuserName
 from benchmarks.knowledge_pair.facts import Fact, strangers
@@ -30,11 +31,14 @@ class EagerPair:
 
     def answers(self, facts: Sequence[Fact], condition: Condition) -> list[str]:
         """The answer to each fact's prompt, as text."""
+        prompts = [condition.prompt_of(fact) for fact in facts]
+        if condition.mode == "t2t":
+            messages = self.sharer_answers(facts)
+            prompts = [str(BY_TEXT.told(*told)) for told in zip(prompts, messages, strict=True)]
+        lenders = strangers(facts) if condition.lent == "stranger" else facts
         return [
-            self._answer(condition, condition.prompt_of(fact), lender.question)
-            for fact, lender in zip(
-                facts, strangers(facts) if condition.lent == "stranger" else facts, strict=True
-            )
+            self._answer(condition, prompt, lender.question)
+            for prompt, lender in zip(prompts, lenders, strict=True)
         ]
 
     def sharer_answers(self, facts: Sequence[Fact]) -> list[str]:

@@ -68,12 +68,21 @@ def test_the_receiver_can_answer_what_it_is_told(rows):
     assert rows["told"].compiled.accuracy >= 0.98
 
 
+def test_text_to_text_answers_too(rows):
+    assert rows["t2t"].compiled.accuracy >= 0.98
+    assert rows["t2t"].question_s > 0
+
+
+def test_few_bits_lose_little(rows):
+    assert rows["int8"].compiled.accuracy >= rows["c2c"].compiled.accuracy - 0.02
+
+
 def test_eval_finds_the_same_on_the_command_line(cli, bundles, tmp_path):
     facts = read_facts(Parts().facts, "held_out")
     task = tmp_path / "facts.jsonl"
     task.write_text("".join(f"{line}\n" for line in task_lines(facts)))
     called = cli(
-        "eval", bundles["fuser"], "--task", task, "--mode", "c2c", "--mode", "receiver", "--limit", 40,
+        "eval", bundles["fuser", "fp32"], "--task", task, "--mode", "c2c", "--mode", "receiver", "--limit", 40,
         "--seed", 0, "--max-new-tokens", MAX_NEW_TOKENS, "--threads", 1, "--output", tmp_path / "out", "--json",
     )  # fmt: skip
     assert called.code == 0, called.err
@@ -94,7 +103,7 @@ def test_eager_pytorch_answers_alike(rows, key):
 
 
 def test_the_prompt_reaches_the_sharer_through_an_alignment_table(bundles):
-    manifest = read_manifest(bundles["fuser"])
+    manifest = read_manifest(bundles["fuser", "fp32"])
     assert manifest.precision == "fp32"
     assert [sharer.alignment for sharer in manifest.pair.sharers] == ["longest"]
 
