@@ -1,7 +1,8 @@
-"""The demo pair: real language models that install as Python packages, and a random Fuser.
+"""The demo pair: real language models that install as Python packages, and a small Fuser trained on words.
 
 Receiver: SmolLM2-135M-Instruct (Apache-2.0). Sharer: Gemma-3-270M, whose use the Gemma terms
-govern: https://ai.google.dev/gemma/terms. The Fuser is untrained: it shows the chain, no gain.
+govern: https://ai.google.dev/gemma/terms. The Fuser was trained to translate single words into English and
+nothing else: docs/does-it-help.md says what it does.
 """
 
 from __future__ import annotations
@@ -9,11 +10,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import shutil
 from pathlib import Path
 
-from c2c_export.checkpoints import model_dims, read_config, resolve_model
-from c2c_export.init_fuser import init_fuser
 from c2c_runtime.errors import UnavailableError
 
 DEMO = "demo"
@@ -24,10 +22,18 @@ _INSTALL = (
 )
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-# Large enough that greedy text changes, small enough that it stays text.
-_FUSER_SEED = 0
-_FUSER_SCALE = 0.05
-_FUSER_HIDDEN_DIM = 256
+
+# SmolLM2's BOS token, which the alignment turns into Gemma's: without one Gemma hardly understands anything.
+BOS = "<|im_start|>"
+
+
+def word_prompt(language: str, word: str) -> str:
+    """The prompt that the demo pair's Fuser was trained on: ``French: maison``, ``English:``, a line break.
+
+    All tokens but the last are the fused section, so the token at which the Sharer is about to say the
+    English word lies in it.
+    """
+    return f"{BOS}{language}: {word}\nEnglish:\n"
 
 
 def cache_directory() -> Path:
@@ -69,36 +75,9 @@ def gemma3_gguf(cache: Path | None = None) -> Path:
     return path
 
 
-def demo_fuser(cache: Path | None = None) -> Path:
-    """The demo pair's Fuser, random and always the same; written into the cache once."""
-    folder = cache or cache_directory()
-    directory = folder / f"smollm2+gemma3_fuser_{_FUSER_HIDDEN_DIM}_{_FUSER_SCALE}_{_FUSER_SEED}"
-    if (directory / "final").is_dir():
-        return directory
-    receiver, sharer = (resolve_model(str(path)) for path in (smollm2_gguf(), gemma3_gguf(cache)))
-    written = init_fuser(
-        model_dims(read_config(receiver), receiver),
-        model_dims(read_config(sharer), sharer),
-        directory.with_name(f"{directory.name}.{os.getpid()}"),
-        hidden_dim=_FUSER_HIDDEN_DIM,
-        intermediate_dim=_FUSER_HIDDEN_DIM,
-        seed=_FUSER_SEED,
-        scale=_FUSER_SCALE,
-        recipe={
-            "base_model": receiver.name,
-            "teacher_model": sharer.name,
-            "is_do_alignment": True,
-            "alignment_strategy": "longest",
-        },
-        force=True,
-    )
-    try:
-        written.rename(directory)
-    except OSError:
-        if not (directory / "final").is_dir():
-            raise
-        shutil.rmtree(written)  # another process was first, with the same bytes
-    return directory
+def demo_fuser() -> Path:
+    """The demo pair's Fuser, which comes with this package; ``benchmarks/demo_fuser`` trained it."""
+    return Path(__file__).parent / "demo_fuser"
 
 
 def _package_folder(package: str) -> Path:

@@ -45,7 +45,7 @@ class Caches:
     def of(self, rows: Tensor) -> Tensor:
         """Those of some questions, [rows, layers, 2, kv_heads, tokens, head_dim]."""
         missing = rows[~self.is_kept[rows]].unique()
-        for part in missing.split(_CHUNK):
+        for part in missing.split(_CHUNK) if len(missing) else ():
             cache = DynamicCache()
             with torch.no_grad():
                 self.model.model(input_ids=self.ids[part], cache=cache, use_cache=True)

@@ -1,9 +1,4 @@
-"""What both models read: a plain prompt that ends one token later than where the Sharer would answer.
-
-All tokens but the last are the fused section, so the token at which Gemma is about to say the English word
-lies in it. The prompt begins with SmolLM2's BOS token, which the alignment turns into Gemma's: without one
-Gemma hardly understands anything.
-"""
+"""What both models read of a word, cut into sections and tokens as the bundle cuts it."""
 
 from __future__ import annotations
 
@@ -11,14 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.demo_fuser.words import Word
+from c2c_export.demo import word_prompt
 from c2c_runtime.session import Session
-
-BOS = "<|im_start|>"
-
-
-def prompt_of(word: Word) -> str:
-    """``French: maison``, ``English:`` and an empty line for the answer."""
-    return f"{BOS}{word.language}: {word.text}\nEnglish:\n"
 
 
 @dataclass(frozen=True)
@@ -39,7 +28,7 @@ def read_questions(session: Session, words: Sequence[Word]) -> list[Question]:
     end_id = session.bundle.manifest.eos_ids[0]
     questions = []
     for word in words:
-        fused, last = session.sections_of_text(prompt_of(word))
+        fused, last = session.sections_of_text(word_prompt(word.language, word.text))
         answers = tuple((*tokenizer.encode(gloss), end_id) for gloss in word.glosses)
         questions.append(
             Question(word, fused.receiver_ids, fused.sharer_ids[0], last.receiver_ids, answers)

@@ -7,6 +7,7 @@ another of the same length: what it gains is tuning, not the Sharer's knowledge.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from benchmarks.demo_fuser.frozen import IGNORED, Bucket, load_frozen
-from benchmarks.demo_fuser.questions import read_questions
+from benchmarks.demo_fuser.questions import Question, read_questions
 from benchmarks.demo_fuser.words import DICTIONARIES, read_words, split_words
 from benchmarks.training import train
-from c2c_export.checkpoints import model_dims, read_config, resolve_model
+from c2c_export.checkpoints import ModelSource, model_dims, read_config, resolve_model
 from c2c_export.demo import gemma3_gguf, smollm2_gguf
 from c2c_export.fuser import FuserLayer
 from c2c_export.fuser_checkpoint import read_fuser
@@ -28,7 +29,7 @@ from c2c_export.init_fuser import init_fuser
 from c2c_runtime.session import Session
 
 _SEED = 11
-_HIDDEN_DIM = 96
+_WATCH_STEPS = 250
 
 Linked = dict[int, tuple[int, FuserLayer]]  # {Receiver layer: (Sharer layer, module)}
 
@@ -58,13 +59,41 @@ def main(
     with Session.open(bundle) as session:
         questions = read_questions(session, words.train[:max_words])
         watched = read_questions(session, words.watched)
-    sources = [resolve_model(str(path)) for path in (smollm2_gguf(), gemma3_gguf())]
+    sources = resolve_model(str(smollm2_gguf())), resolve_model(str(gemma3_gguf()))
+    train_fuser(
+        sources,
+        questions,
+        watched,
+        output,
+        num_steps=steps,
+        batch_size=batch_size,
+        is_control=control,
+    )
+
+
+def train_fuser(
+    sources: tuple[ModelSource, ModelSource],
+    questions: Sequence[Question],
+    watched: Sequence[Question],
+    output: Path,
+    *,
+    num_steps: int,
+    batch_size: int,
+    is_control: bool = False,
+    hidden_dim: int = 96,
+) -> None:
+    """Write a Fuser of the published layout, float16, all gates open, trained on ``questions``.
+
+    ``sources``: Receiver and Sharer. ``watched``: questions whose loss is printed now and then. What is
+    written is replaced as training goes on, so a stopped training leaves what it had. The same arguments
+    give the same Fuser on the same machine.
+    """
     receiver, sharer = (load_frozen(source) for source in sources)
     init_fuser(
         *(model_dims(read_config(source), source) for source in sources),
         output,
-        hidden_dim=_HIDDEN_DIM,
-        intermediate_dim=_HIDDEN_DIM,
+        hidden_dim=hidden_dim,
+        intermediate_dim=hidden_dim,
         seed=_SEED,
         dtype="float16",
         recipe={
@@ -85,7 +114,15 @@ def main(
         if not name.endswith("gate_logit")
     ]
 
+    num_done = 0
+
     def save() -> None:
+        recipe = json.loads((output / "config.json").read_text())
+        recipe["note"] = (
+            f"trained by benchmarks.demo_fuser{', control' if is_control else ''}: {len(questions)} words, "
+            f"{num_done} of {num_steps} steps of {batch_size}, seed {_SEED}"
+        )
+        (output / "config.json").write_text(json.dumps(recipe, indent=2) + "\n")
         for target, layer in layers.items():
             _, index = checkpoint.links[target]
             state_dict = {name: weight.half() for name, weight in layer.state_dict().items()}
@@ -96,20 +133,20 @@ def main(
     buckets = Bucket.all_of(questions, receiver, sharer)
     sizes = [len(bucket.questions) for bucket in buckets]
     watched_buckets = Bucket.all_of(watched, receiver, sharer)
-    counter = iter(range(1, steps + 1))
 
     def loss_of_batch() -> tuple[Tensor, Tensor]:
-        step = next(counter)
-        if step % 250 == 0:
+        nonlocal num_done
+        if num_done and num_done % _WATCH_STEPS == 0:
             save()
             print(f"watched words: {_watched_loss(watched_buckets, receiver, linked)}", flush=True)
+        num_done += 1
         (bucket,) = draw.choices(buckets, sizes)
         rows = torch.randint(len(bucket.questions), (batch_size,))
-        lent = torch.randint(len(bucket.questions), (batch_size,)) if control else rows
+        lent = torch.randint(len(bucket.questions), (batch_size,)) if is_control else rows
         return _loss(bucket, receiver, linked, rows, lent, draw)
 
-    what = "control Fuser" if control else "Fuser"
-    train(what, parameters, loss_of_batch, num_steps=steps, peak_rate=1e-3)
+    what = "control Fuser" if is_control else "Fuser"
+    train(what, parameters, loss_of_batch, num_steps=num_steps, peak_rate=1e-3)
     print(f"watched words: {_watched_loss(watched_buckets, receiver, linked)}", flush=True)
     save()
 

@@ -1,0 +1,193 @@
+"""``python -m benchmarks.demo_fuser.evaluate BUNDLE``: who knows how many of the held-out words.
+
+Everything is asked of compiled bundles, one word after the other, all conditions of a word side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.demo_fuser.by_text import BY_TEXT
+from benchmarks.demo_fuser.conditions import CONDITIONS, Condition, FuserName
+from benchmarks.demo_fuser.words import DICTIONARIES, Word, read_words, split_words
+from c2c_export.eval.short_answers import is_accepted, short_answer
+from c2c_export.eval.statistics import Paired, wilson_interval
+from c2c_runtime import Generation, GenerationOptions, Session
+from c2c_runtime.alignment import Section
+from c2c_runtime.generation import sections_for_mode
+from c2c_runtime.likelihood import ContinuationScorer
+
+_MAX_NEW_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one condition made of a word. ``loss``: nats a token of the first gloss; None where the
+    Receiver does not answer the prompt itself."""
+
+    answer: str
+    is_first: bool
+    is_any: bool
+    loss: float | None
+    first_token_s: float
+    question_s: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """A condition's replies to all words, in their order."""
+
+    condition: Condition
+    replies: tuple[Reply, ...]
+
+    def share(self, name: str) -> tuple[float, tuple[float, float]]:
+        """Of replies that are right (``is_first``, ``is_any``), with Wilson's 95 % interval."""
+        right = sum(bool(getattr(reply, name)) for reply in self.replies)
+        return right / len(self.replies), wilson_interval(right, len(self.replies))
+
+    @property
+    def loss(self) -> tuple[float, float] | None:
+        """Mean over words, and half of its 95 % interval."""
+        losses = [reply.loss for reply in self.replies if reply.loss is not None]
+        if not losses:
+            return None
+        return statistics.mean(losses), 1.96 * statistics.stdev(losses) / math.sqrt(len(losses))
+
+
+def evaluate(sessions: Mapping[FuserName, Session], words: Sequence[Word]) -> list[Row]:
+    """Ask every word under every condition."""
+    replies: dict[str, list[Reply]] = {condition.key: [] for condition in CONDITIONS}
+    conditions = [condition for condition in CONDITIONS if condition.fuser in sessions]
+    # The first word is asked once for nothing: what runs for the first time is slower.
+    for number, word in enumerate([words[0], *words]):
+        for condition in conditions:
+            reply = _reply(sessions[condition.fuser], condition, word, words)
+            if number:
+                replies[condition.key].append(reply)
+        if number % 50 == 0:
+            print(f"{number} of {len(words)} words", file=sys.stderr, flush=True)
+    return [Row(condition, tuple(replies[condition.key])) for condition in conditions]
+
+
+def _reply(session: Session, condition: Condition, word: Word, words: Sequence[Word]) -> Reply:
+    options = GenerationOptions(_MAX_NEW_TOKENS, condition.mode, text_to_text=BY_TEXT)
+    prompt = condition.prompt_of(word)
+    if condition.mode in ("sharer", "t2t"):
+        return _judged(word, session.ask(prompt, options).finish(), None)
+    sections = session.sections_of_text(prompt)
+    if condition.lent == "stranger":
+        sections = _with_another_words_cache(session, sections, word, words)
+    generation = session.answer(sections, options).finish()
+    scorer = ContinuationScorer(session.conversation(), sections_for_mode(sections, condition.mode))
+    gloss = word.glosses[0] if condition.num_examples is None else f" {word.glosses[0]}"
+    log_probs = scorer.score(session.tokenizer().encode(gloss))
+    return _judged(word, generation, -statistics.mean(log_probs))
+
+
+def _with_another_words_cache(
+    session: Session, sections: Sequence[Section], word: Word, words: Sequence[Word]
+) -> list[Section]:
+    """The same sections, read by the Sharer as the question about the next word of as many tokens."""
+    fused, last = sections
+    place = words.index(word)
+    for other in [*words[place + 1 :], *words[:place]]:
+        lent = session.sections_of_text(Condition("", "").prompt_of(other))[0]
+        if len(lent.receiver_ids) == len(fused.receiver_ids):
+            return [replace(fused, sharer_ids=lent.sharer_ids), last]
+    return list(sections)
+
+
+def _judged(word: Word, generation: Generation, loss: float | None) -> Reply:
+    answer = short_answer(generation.text or "")
+    times = generation.timings
+    return Reply(
+        answer,
+        is_accepted(answer, word.glosses[:1]),
+        is_accepted(answer, word.glosses),
+        loss,
+        times.first_token_s,
+        times.first_token_s + times.decode_s,
+    )
+
+
+def as_table(rows: Sequence[Row]) -> str:
+    """Markdown."""
+    lines = [
+        "| | a gloss | first gloss | loss a token | first token | a word |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        shares = [
+            f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+            for share, (low, high) in (row.share("is_any"), row.share("is_first"))
+        ]
+        loss = "" if row.loss is None else "{:.2f} ± {:.2f}".format(*row.loss)
+        times = [
+            1e3 * statistics.median(getattr(reply, name) for reply in row.replies)
+            for name in ("first_token_s", "question_s")
+        ]
+        cells = [row.condition.title, *shares, loss, *(f"{time:.0f} ms" for time in times)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def differences(rows: Sequence[Row]) -> str:
+    """C2C against every other condition, on the same words."""
+    c2c, *others = rows
+    lines = []
+    for row in others:
+        paired = Paired.of(*([reply.is_any for reply in one.replies] for one in (c2c, row)))
+        low, high = paired.interval
+        lines.append(
+            f"C2C minus {row.condition.title}: {100 * paired.difference:+.1f} points "
+            f"({100 * low:+.1f} to {100 * high:+.1f}), p {paired.p_value:.2g}"
+        )
+    return "\n".join(lines)
+
+
+def as_json(rows: Sequence[Row], words: Sequence[Word]) -> dict[str, Any]:
+    """Every reply to every word."""
+    return {
+        "words": [asdict(word) for word in words],
+        "replies": {row.condition.key: [asdict(reply) for reply in row.replies] for row in rows},
+    }
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--control", type=click.Path(path_type=Path), help="The pair with the control Fuser.")
+@click.option("--dictionaries", type=click.Path(path_type=Path), default=DICTIONARIES)
+@click.option("--limit", type=int, help="Ask as many words of each 400: every n-th.")
+@click.option("--output", type=click.Path(path_type=Path), help="Write every reply as JSON.")
+def main(
+    bundle: Path, control: Path | None, dictionaries: Path, limit: int | None, output: Path | None
+) -> None:
+    """BUNDLE: the demo pair, built --with-baselines."""
+    words = split_words(read_words(dictionaries)).held_out
+    if limit:
+        words = words[:: max(len(words) // limit, 1)][:limit]
+    paths: dict[FuserName, Path] = {"fuser": bundle}
+    if control:
+        paths["control"] = control
+    sessions = {name: Session.open(path) for name, path in paths.items()}
+    try:
+        rows = evaluate(sessions, words)
+    finally:
+        for session in sessions.values():
+            session.close()
+    print(f"{len(words)} held-out words\n\n{as_table(rows)}\n\n{differences(rows)}")
+    if output:
+        output.write_text(json.dumps(as_json(rows, words), ensure_ascii=False, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
