@@ -1,5 +1,7 @@
-"""Charts as inline SVG: stacked bars, lines, and points with intervals. Colours come from the page's style, so that they suit
-a light and a dark one."""
+"""Charts as inline SVG: stacked bars, lines, and points with intervals.
+
+Colours come from the page's style, so that they suit a light and a dark one.
+"""
 
 from __future__ import annotations
 

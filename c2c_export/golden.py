@@ -63,9 +63,11 @@ def plan_cases(
     tables: Sequence[np.ndarray | None],
     precision: str = "fp32",
 ) -> tuple[GoldenCase, ...]:
-    """The cases for a pair whose graphs compute in ``precision``. ``text_ids``: ``TEXT`` in Receiver
-    tokens, None without a tokenizer (then seeded random ids). Without Sharers nothing is fused. ``tables``: the alignment of each
-    Sharer, None for same ids."""
+    """The cases for a pair whose graphs compute in ``precision``; without Sharers nothing is fused.
+
+    ``text_ids``: ``TEXT`` in Receiver tokens, None without a tokenizer (then seeded random ids).
+    ``tables``: the alignment of each Sharer, None for same ids.
+    """
     fused = ((1 << len(pair.sharers)) - 1) or UNFUSED
 
     def case(
