@@ -91,6 +91,9 @@ def line_chart(
     return _figure(title, f"lines, {unit}", _LINE_HEIGHT, shapes)
 
 
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
 @dataclass(frozen=True)
 class Point:
     """One mark of a point chart: what it costs, a share of 0 to 1, and the share's interval."""
@@ -102,18 +105,22 @@ class Point:
     high: float
 
 
-def point_chart(title: str, x_name: str, points: Sequence[Point], unit: str = "ms") -> str:
-    """Shares in percent over an x from 0, each with its interval as a whisker."""
+def point_chart(
+    title: str, x_name: str, points: Sequence[Point], unit: str = "ms", *, up_to: int = 100
+) -> str:
+    """Shares in percent, from 0 ``up_to`` a multiple of 5, over an x from 0, each with its interval as a
+    whisker."""
     largest = max((point.x for point in points), default=0.0) or 1.0
     step = nice_step(largest)
     left, right, top, bottom = 60, _WIDTH - 20, 16, _LINE_HEIGHT - _MARGIN
     largest = math.ceil(largest / step - 1e-9) * step
 
     def place(x: float, share: float) -> tuple[float, float]:
-        return left + x / largest * (right - left - 20), bottom - share * (bottom - top)
+        height = share * 100 / up_to * (bottom - top)
+        return left + x / largest * (right - left - 20), bottom - height
 
     shapes = []
-    for percent in range(0, 101, 20):
+    for percent in range(0, up_to + 1, up_to // 5):
         y = place(0, percent / 100)[1]
         shapes.append(_line(left, y, right, y, "grid"))
         shapes.append(_text(left - 6, y + 4, f"{percent} %", "tick", "end"))
@@ -121,9 +128,11 @@ def point_chart(title: str, x_name: str, points: Sequence[Point], unit: str = "m
         x = place(number * step, 0)[0]
         shapes.append(_text(x, bottom + 18, _number(number * step), "tick", "middle"))
     shapes.append(_text((left + right) / 2, bottom + 36, x_name, "label", "middle"))
-    taken: list[tuple[float, float]] = []
+    taken: list[_Box] = [
+        (x - 7, y - 7, x + 7, y + 7) for x, y in (place(p.x, p.share) for p in points)
+    ]
     for number, point in enumerate(points):
-        colour = number % 6
+        colour = number % 7
         x, y = place(point.x, point.share)
         for share in (point.low, point.high):
             end = place(point.x, share)[1]
@@ -135,14 +144,38 @@ def point_chart(title: str, x_name: str, points: Sequence[Point], unit: str = "m
         shapes.append(
             f'<circle class="c{colour}" cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{words}</title></circle>'
         )
-        is_right = x > (left + right) * 0.7
-        at = y + 4
-        while any(abs(at - other) < 15 and abs(x - where) < 160 for where, other in taken):
-            at += 15 if at < bottom - 20 else -60
-        taken.append((x, at))
-        at_x, anchor = (x - 10, "end") if is_right else (x + 10, "start")
-        shapes.append(_text(at_x, at, f"{point.label}, {100 * point.share:.1f} %", "value", anchor))
+        name = f"{point.label}, {100 * point.share:.1f} %"
+        at_x, at_y, anchor = _free_place(name, (x, y), taken, (left, right, top, bottom))
+        shapes.append(_text(at_x, at_y + 4, name, f"value c{colour}", anchor))
     return _figure(title, f"points, percent and {unit}", _LINE_HEIGHT, shapes)
+
+
+def _free_place(
+    words: str,
+    mark: tuple[float, float],
+    taken: list[_Box],
+    bounds: tuple[float, float, float, float],
+) -> tuple[float, float, str]:
+    """Where a mark's name covers nothing that is there: beside the mark, or as little above or below as it
+    takes. Adds it to ``taken``. ``bounds``: left, right, top and bottom of the plot."""
+    left, right, top, bottom = bounds
+    width = 6.6 * len(words)
+    for shift in (0, 15, -15, 30, -30, 45, -45, 60, -60, 75, -75):
+        for begin, end, x, anchor in (
+            (mark[0] + 9, mark[0] + 9 + width, mark[0] + 10, "start"),
+            (mark[0] - 9 - width, mark[0] - 9, mark[0] - 10, "end"),
+        ):
+            y = mark[1] + shift
+            box = (begin, y - 7, end, y + 7)
+            is_inside = begin >= left and end <= right and top - 8 <= y <= bottom
+            if is_inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                return x, y, anchor
+    return mark[0] + 10, mark[1], "start"
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def nice_step(largest: float) -> float:

@@ -47,3 +47,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
     return f'<div class="scroll"><table><tr>{head}</tr>{lines}</table></div>'
+
+
+def svg_file(chart: str) -> str:
+    """A chart of ``charts`` as a file of its own, in the colours of the pages."""
+    begin, _, shapes = chart[chart.index("<svg") :].partition(">")
+    shapes = shapes.partition("</svg>")[0]
+    named = begin.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    return f"{named}><style>{_STYLE}</style>{shapes}</svg>\n"

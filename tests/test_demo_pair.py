@@ -13,7 +13,9 @@ from real_models import gemma3_tokenizer, smollm2_tokenizer
 
 from c2c_export.build import BuildOptions, build_bundle
 from c2c_export.checkpoints import load_model, resolve_model
-from c2c_export.demo import gemma3_gguf, smollm2_gguf
+from c2c_export.commands.demo import WORDS
+from c2c_export.demo import gemma3_gguf, smollm2_gguf, word_prompt
+from c2c_export.eval.short_answers import short_answer
 from c2c_export.fuser_checkpoint import read_fuser
 from c2c_export.pair import parse_pair
 from c2c_export.progress import Stages
@@ -124,13 +126,24 @@ def test_verify_repeats_the_check_from_the_bundle(bundle, cli):
     assert all(item["ok"] for item in called.json["comparisons"])
 
 
+def test_c2c_knows_the_words_of_make_demo_and_the_receiver_alone_does_not(bundle):
+    with Session.open(bundle) as session:
+        for language, word, gloss in WORDS:
+            said = {
+                mode: session.ask(word_prompt(language, word), GenerationOptions(8, mode)).finish()
+                for mode in ("c2c", "receiver")
+            }
+            assert short_answer(said["c2c"].text) == gloss, word
+            assert short_answer(said["receiver"].text) != gloss, word
+
+
 def test_a_chat_streams_text(bundle, cli, tmp_path):
     chat = tmp_path / "chat.json"
     chat.write_text(json.dumps([{"role": "user", "content": "Why is the sky blue?"}]))
     streamed = cli("run", bundle, "--chat", chat, "--max-new-tokens", 24)
     whole = cli("run", bundle, "--chat", chat, "--max-new-tokens", 24, "--json")
     assert streamed.out == whole.json["text"] + "\n"
-    assert len(whole.json["text"]) > 40
+    assert whole.json["text"].strip()
     alone = cli(
         "run", bundle, "--chat", chat, "--max-new-tokens", 24, "--json", "--mode", "receiver"
     )

@@ -19,9 +19,11 @@ import click
 from benchmarks.demo_fuser.by_text import BY_TEXT
 from benchmarks.demo_fuser.conditions import CONDITIONS, Condition, FuserName
 from benchmarks.demo_fuser.words import DICTIONARIES, Word, read_words, split_words
+from c2c_export.charts import Point, point_chart
 from c2c_export.eval.short_answers import is_accepted, short_answer
 from c2c_export.eval.statistics import Paired, wilson_interval
-from c2c_runtime import Generation, GenerationOptions, Session
+from c2c_export.html_page import svg_file
+from c2c_runtime import Conversation, Generation, GenerationOptions, Session
 from c2c_runtime.alignment import Section
 from c2c_runtime.generation import sections_for_mode
 from c2c_runtime.likelihood import ContinuationScorer
@@ -67,10 +69,11 @@ def evaluate(sessions: Mapping[FuserName, Session], words: Sequence[Word]) -> li
     """Ask every word under every condition."""
     replies: dict[str, list[Reply]] = {condition.key: [] for condition in CONDITIONS}
     conditions = [condition for condition in CONDITIONS if condition.fuser in sessions]
+    conversations = {name: session.conversation() for name, session in sessions.items()}
     # The first word is asked once for nothing: what runs for the first time is slower.
     for number, word in enumerate([words[0], *words]):
         for condition in conditions:
-            reply = _reply(sessions[condition.fuser], condition, word, words)
+            reply = _reply(conversations[condition.fuser], condition, word, words)
             if number:
                 replies[condition.key].append(reply)
         if number % 50 == 0:
@@ -78,7 +81,10 @@ def evaluate(sessions: Mapping[FuserName, Session], words: Sequence[Word]) -> li
     return [Row(condition, tuple(replies[condition.key])) for condition in conditions]
 
 
-def _reply(session: Session, condition: Condition, word: Word, words: Sequence[Word]) -> Reply:
+def _reply(
+    conversation: Conversation, condition: Condition, word: Word, words: Sequence[Word]
+) -> Reply:
+    session = conversation.session
     options = GenerationOptions(_MAX_NEW_TOKENS, condition.mode, text_to_text=BY_TEXT)
     prompt = condition.prompt_of(word)
     if condition.mode in ("sharer", "t2t"):
@@ -86,8 +92,9 @@ def _reply(session: Session, condition: Condition, word: Word, words: Sequence[W
     sections = session.sections_of_text(prompt)
     if condition.lent == "stranger":
         sections = _with_another_words_cache(session, sections, word, words)
-    generation = session.answer(sections, options).finish()
-    scorer = ContinuationScorer(session.conversation(), sections_for_mode(sections, condition.mode))
+    conversation.reset()
+    generation = session.answer(sections, options, conversation).finish()
+    scorer = ContinuationScorer(conversation, sections_for_mode(sections, condition.mode))
     gloss = word.glosses[0] if condition.num_examples is None else f" {word.glosses[0]}"
     log_probs = scorer.score(session.tokenizer().encode(gloss))
     return _judged(word, generation, -statistics.mean(log_probs))
@@ -154,6 +161,19 @@ def differences(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def as_chart(rows: Sequence[Row]) -> str:
+    """An SVG file: share of words against time."""
+    points = []
+    for row in rows:
+        share, (low, high) = row.share("is_any")
+        time_s = statistics.median(reply.question_s for reply in row.replies)
+        points.append(Point(row.condition.title, 1e3 * time_s, share, low, high))
+    highest = max(point.high for point in points)
+    up_to = min(100, 10 * math.ceil(10 * highest))
+    title = "Held-out words answered with one of the dictionary's glosses"
+    return svg_file(point_chart(title, "ms a word, median", points, up_to=up_to))
+
+
 def as_json(rows: Sequence[Row], words: Sequence[Word]) -> dict[str, Any]:
     """Every reply to every word."""
     return {
@@ -168,8 +188,14 @@ def as_json(rows: Sequence[Row], words: Sequence[Word]) -> dict[str, Any]:
 @click.option("--dictionaries", type=click.Path(path_type=Path), default=DICTIONARIES)
 @click.option("--limit", type=int, help="Ask as many words of each 400: every n-th.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write every reply as JSON.")
+@click.option("--chart", type=click.Path(path_type=Path), help="Write the chart of docs/ as SVG.")
 def main(
-    bundle: Path, control: Path | None, dictionaries: Path, limit: int | None, output: Path | None
+    bundle: Path,
+    control: Path | None,
+    dictionaries: Path,
+    limit: int | None,
+    output: Path | None,
+    chart: Path | None,
 ) -> None:
     """BUNDLE: the demo pair, built --with-baselines."""
     words = split_words(read_words(dictionaries)).held_out
@@ -185,6 +211,8 @@ def main(
         for session in sessions.values():
             session.close()
     print(f"{len(words)} held-out words\n\n{as_table(rows)}\n\n{differences(rows)}")
+    if chart:
+        chart.write_text(as_chart(rows))
     if output:
         output.write_text(json.dumps(as_json(rows, words), ensure_ascii=False, indent=1) + "\n")
 

@@ -39,9 +39,9 @@ Linked = dict[int, tuple[int, FuserLayer]]  # {Receiver layer: (Sharer layer, mo
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--dictionaries", type=click.Path(path_type=Path), default=DICTIONARIES)
 @click.option("--control", is_flag=True, help="Shuffle the Sharer's caches between examples.")
-@click.option("--steps", type=int, default=3000, show_default=True)
+@click.option("--steps", type=int, default=600, show_default=True)
 @click.option("--batch-size", type=int, default=32, show_default=True)
-@click.option("--max-words", type=int, default=12_000, show_default=True, help="To train on.")
+@click.option("--max-words", type=int, default=10_000, show_default=True, help="To train on.")
 @click.option("--threads", type=int, default=2, show_default=True)
 def main(
     bundle: Path,

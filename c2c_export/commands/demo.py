@@ -17,7 +17,7 @@ from c2c_runtime.session import Session
 
 _TITLES: dict[Mode, str] = {"receiver": "Receiver alone", "c2c": "C2C"}
 # Words that the Fuser was not trained on, chosen among those that C2C knows: what it is like when it works.
-_WORDS = (("French", "étoile", "star"),)
+WORDS = (("French", "étoile", "star"),)
 
 
 @click.command(
@@ -57,7 +57,7 @@ def _ask_words(session: Session, console: Console) -> list[Generation]:
     """Show what both modes say of each word; returns the answers to the last."""
     table = Table("word", *_TITLES.values(), "dictionary", title="What words mean in English")
     results: list[Generation] = []
-    for language, word, gloss in _WORDS:
+    for language, word, gloss in WORDS:
         results = [
             session.ask(
                 word_prompt(language, word), GenerationOptions(max_new_tokens=8, mode=mode)

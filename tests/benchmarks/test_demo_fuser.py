@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from tiny_bundles import build, made_once, text_pair
 
 from benchmarks.demo_fuser.by_text import BY_TEXT, EXAMPLES, prompt_with_examples
 from benchmarks.demo_fuser.conditions import CONDITIONS
-from benchmarks.demo_fuser.evaluate import as_table, differences, evaluate
+from benchmarks.demo_fuser.evaluate import as_chart, as_table, differences, evaluate
 from benchmarks.demo_fuser.questions import read_questions
 from benchmarks.demo_fuser.train import train_fuser
 from benchmarks.demo_fuser.words import LANGUAGES, Word, read_words, split_words
@@ -129,6 +130,8 @@ def test_every_condition_is_asked_and_shown(tiny):
     assert [r.loss for r in replies["c2c"]] != [r.loss for r in replies["stranger"]]
     assert replies["t2t"][0].loss is None
     assert as_table(rows).count("\n") == len(CONDITIONS) + 1
+    chart = ElementTree.fromstring(as_chart(rows))
+    assert len(list(chart.iter("{http://www.w3.org/2000/svg}circle"))) == len(CONDITIONS)
     assert differences(rows).count("points") == len(CONDITIONS) - 1
 
 
