@@ -17,7 +17,12 @@ from c2c_runtime.session import Session
 
 _TITLES: dict[Mode, str] = {"receiver": "Receiver alone", "c2c": "C2C"}
 # Words that the Fuser was not trained on, chosen among those that C2C knows: what it is like when it works.
-WORDS = (("French", "étoile", "star"),)
+WORDS = (
+    ("French", "temporaire", "temporary"),
+    ("Spanish", "diario", "daily"),
+    ("Italian", "bellezza", "beauty"),
+    ("Italian", "costoso", "costly"),
+)
 
 
 @click.command(
