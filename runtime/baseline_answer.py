@@ -32,7 +32,17 @@ def sharer_answer(
             "use session.sharer(1).conversation()",
         )
     sections = speaker.sections_of(prompt, enable_thinking=enable_thinking)
-    return Answer(speaker, conversation, sections, options)
+    return SharerAnswer(speaker, conversation, sections, options)
+
+
+class SharerAnswer(Answer):
+    """An answer of a session of ``session.sharer``: its prefill is a Sharer's."""
+
+    def _finished(self, generation: Generation) -> Generation:
+        timings = generation.timings
+        prefill_s = timings.receiver_prefill_s
+        own = replace(timings, sharer_prefill_s=prefill_s, receiver_prefill_s=0.0)
+        return replace(generation, timings=own)
 
 
 class MessageAnswer(Answer):

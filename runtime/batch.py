@@ -127,7 +127,7 @@ def answer_batch(
     of ``session.sharer(number)``.
     """
     options = options or GenerationOptions()
-    check_mode_of_ids(options.mode)
+    check_mode_of_ids(options.mode, session.bundle)
     batch = batch or Batch(session)
     waiting = deque(
         (index, sections_for_mode(sections, options.mode)) for index, sections in enumerate(prompts)

@@ -16,6 +16,7 @@ from c2c_runtime.sampling import Sampler, SamplingOptions
 from c2c_runtime.text_to_text import TextToText
 
 if TYPE_CHECKING:
+    from c2c_runtime.bundle import Bundle
     from c2c_runtime.session import Session
 
 Mode = Literal["c2c", "receiver", "sharer", "t2t"]
@@ -130,9 +131,6 @@ class AnswerWriter:
         """The finished answer."""
         if self.finish_reason is None:
             raise RuntimeError("the answer is not finished")
-        prefill = (times.sharer_prefill_s, times.receiver_prefill_s)
-        if self._mode == "sharer":  # the Sharer stands where the Receiver does
-            prefill = (times.receiver_prefill_s, 0.0)
         return Generation(
             mode=self._mode,
             text=None if self._detokenizer is None else "".join(self._text),
@@ -140,7 +138,8 @@ class AnswerWriter:
             prompt_tokens=self._num_prompt,
             finish_reason=self.finish_reason,
             timings=Timings(
-                *prefill,
+                times.sharer_prefill_s,
+                times.receiver_prefill_s,
                 times.fuse_s,
                 first_token_s,
                 times.decode_s,
@@ -212,9 +211,11 @@ def sections_for_mode(sections: Sequence[Section], mode: Mode) -> tuple[Section,
     return (Section(receiver_ids=ids, sharer_ids=(), mask=UNFUSED, span=len(ids)),)
 
 
-def check_mode_of_ids(mode: Mode) -> None:
-    """Raise ``UsageError`` for a mode that cannot answer token ids, which are the Receiver's."""
+def check_mode_of_ids(mode: Mode, bundle: Bundle) -> None:
+    """Raise ``UsageError`` for a mode that cannot answer token ids, which are the Receiver's; first of all
+    where no Sharer of the bundle can answer anything."""
     if mode in ("sharer", "t2t"):
+        bundle.speaking(1)
         raise UsageError(
             f"mode {mode} takes text or a chat: the token ids of a prompt are the Receiver's, and a "
             "Sharer reads its own",

@@ -259,7 +259,7 @@ class Session:
         modes ``sharer`` and ``t2t`` are ``ask``'s alone: ``UsageError``.
         """
         options = options or GenerationOptions()
-        check_mode_of_ids(options.mode)
+        check_mode_of_ids(options.mode, self.bundle)
         return Answer(self, conversation, sections, options)
 
     def chat(self, messages: Sequence[dict[str, str]], **options: Any) -> Iterator[Piece]:

@@ -28,6 +28,7 @@ def bundle(tmp_path_factory):
 @pytest.fixture
 def loads(monkeypatch):
     """The path of every graph that is loaded."""
+    gc.collect()  # an earlier file's conversations on this bundle would lend their graphs
     made = []
     load = OrtGraph.__init__
     monkeypatch.setattr(
