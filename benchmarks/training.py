@@ -1,5 +1,4 @@
-"""One training loop for all models and Fusers here: AdamW, a short warm-up, a cosine down to zero, progress
-lines."""
+"""One training loop for all models and Fusers: AdamW, a short warm-up, a cosine to zero, progress lines."""
 
 from __future__ import annotations
 

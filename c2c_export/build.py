@@ -28,6 +28,7 @@ from c2c_export.eager import Caches
 from c2c_export.export_baseline import export_baseline
 from c2c_export.export_fuser import export_fuser
 from c2c_export.export_model import export_receiver, export_sharer
+from c2c_export.fuser_checkpoint import LinkedLayers
 from c2c_export.golden import GoldenCase, plan_cases, receiver_expectation, sharer_expectation
 from c2c_export.graph_cost import ModelCost, graph_cost, linear_operations
 from c2c_export.graph_options import GraphOptions, with_positions
@@ -36,7 +37,7 @@ from c2c_export.memory import peak_memory_bytes, release_memory
 from c2c_export.pair import PairSource
 from c2c_export.plan import check_need, predict_need
 from c2c_export.preflight import Alignment
-from c2c_export.prepare import LinkedLayers, PreparedPair, prepare_pair
+from c2c_export.prepare import PreparedPair, prepare_pair
 from c2c_export.progress import Stages
 from c2c_export.text_side import golden_text_ids, write_text_side
 from c2c_export.tracing import ATTENTION

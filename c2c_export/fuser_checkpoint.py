@@ -22,6 +22,8 @@ from c2c_export.fuser_weights import check_weights, load_layer, read_state_dict
 from c2c_runtime.errors import PairError, Problem
 from c2c_runtime.manifest import LayerLink
 
+LinkedLayers = dict[int, tuple[int, FuserLayer]]  # Receiver layer: (Sharer layer, module)
+
 _LAYER_MAP = "projector_config.json"
 _DOWNLOAD_AGAIN = "download or copy the checkpoint again, completely"
 
@@ -97,6 +99,12 @@ class FuserCheckpoint:
             for index, spec in self.layers.items()
         }
         return {layer: loaded[index] for layer, (_, index) in sorted(self.links.items())}
+
+    def load_linked_layers(self) -> LinkedLayers:
+        """The same, each with the Sharer layer that it listens to."""
+        return {
+            layer: (self.links[layer][0], module) for layer, module in self.load_layers().items()
+        }
 
 
 def read_fuser(path: Path) -> FuserCheckpoint:

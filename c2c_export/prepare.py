@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from c2c_export.alignment import same_ids
 from c2c_export.checkpoints import ModelSource, eos_ids, model_dims, read_config
-from c2c_export.fuser import FuserLayer
-from c2c_export.fuser_checkpoint import FuserCheckpoint, read_fuser
+from c2c_export.fuser_checkpoint import FuserCheckpoint, LinkedLayers, read_fuser
 from c2c_export.pair import PairSource, pair_from_sources
 from c2c_export.preflight import Alignment, TokenizerFacts, check_pair
 from c2c_export.tokenizers import load_tokenizer
@@ -22,8 +21,6 @@ from c2c_runtime.manifest import Limits, ModelDims, Pair
 
 DEFAULT_MAX_SEQ_LEN = 2048
 DEFAULT_MAX_PROMPT_LEN = 1024
-
-LinkedLayers = dict[int, tuple[int, FuserLayer]]  # Receiver layer: (Sharer layer, module)
 
 T = TypeVar("T")
 
@@ -46,13 +43,7 @@ class PreparedPair:
 
     def load_fusers(self) -> list[LinkedLayers]:
         """Each Sharer's Fuser, read from its files."""
-        return [
-            {
-                layer: (fuser.links[layer][0], module)
-                for layer, module in fuser.load_layers().items()
-            }
-            for fuser in self.fusers
-        ]
+        return [fuser.load_linked_layers() for fuser in self.fusers]
 
 
 def prepare_pair(

@@ -20,8 +20,9 @@ from benchmarks.demo_fuser.by_text import BY_TEXT
 from benchmarks.demo_fuser.conditions import CONDITIONS, Condition, FuserName
 from benchmarks.demo_fuser.words import DICTIONARIES, Word, read_words, split_words
 from c2c_export.charts import Point, point_chart
+from c2c_export.demo import word_prompt
 from c2c_export.eval.short_answers import is_accepted, short_answer
-from c2c_export.eval.statistics import Paired, wilson_interval
+from c2c_export.eval.statistics import Accuracy, Paired
 from c2c_export.html_page import svg_file
 from c2c_runtime import Conversation, Generation, GenerationOptions, Session
 from c2c_runtime.alignment import Section
@@ -51,10 +52,15 @@ class Row:
     condition: Condition
     replies: tuple[Reply, ...]
 
-    def share(self, name: str) -> tuple[float, tuple[float, float]]:
-        """Of replies that are right (``is_first``, ``is_any``), with Wilson's 95 % interval."""
-        right = sum(bool(getattr(reply, name)) for reply in self.replies)
-        return right / len(self.replies), wilson_interval(right, len(self.replies))
+    @property
+    def first(self) -> Accuracy:
+        """Replies that are the first gloss."""
+        return Accuracy(sum(reply.is_first for reply in self.replies), len(self.replies))
+
+    @property
+    def any(self) -> Accuracy:
+        """Replies that are one of the glosses."""
+        return Accuracy(sum(reply.is_any for reply in self.replies), len(self.replies))
 
     @property
     def loss(self) -> tuple[float, float] | None:
@@ -107,7 +113,7 @@ def _with_another_words_cache(
     fused, last = sections
     place = words.index(word)
     for other in [*words[place + 1 :], *words[:place]]:
-        lent = session.sections_of_text(Condition("", "").prompt_of(other))[0]
+        lent = session.sections_of_text(word_prompt(other.language, other.text))[0]
         if len(lent.receiver_ids) == len(fused.receiver_ids):
             return [replace(fused, sharer_ids=lent.sharer_ids), last]
     return list(sections)
@@ -133,16 +139,18 @@ def as_table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        shares = [
-            f"{100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-            for share, (low, high) in (row.share("is_any"), row.share("is_first"))
-        ]
         loss = "" if row.loss is None else "{:.2f} ± {:.2f}".format(*row.loss)
         times = [
             1e3 * statistics.median(getattr(reply, name) for reply in row.replies)
             for name in ("first_token_s", "question_s")
         ]
-        cells = [row.condition.title, *shares, loss, *(f"{time:.0f} ms" for time in times)]
+        cells = [
+            row.condition.title,
+            str(row.any),
+            str(row.first),
+            loss,
+            *(f"{time:.0f} ms" for time in times),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -165,9 +173,8 @@ def as_chart(rows: Sequence[Row]) -> str:
     """An SVG file: share of words against time."""
     points = []
     for row in rows:
-        share, (low, high) = row.share("is_any")
         time_s = statistics.median(reply.question_s for reply in row.replies)
-        points.append(Point(row.condition.title, 1e3 * time_s, share, low, high))
+        points.append(Point(row.condition.title, 1e3 * time_s, row.any.share, *row.any.interval))
     highest = max(point.high for point in points)
     up_to = min(100, 10 * math.ceil(10 * highest))
     title = "Held-out words answered with one of the dictionary's glosses"
@@ -186,7 +193,7 @@ def as_json(rows: Sequence[Row], words: Sequence[Word]) -> dict[str, Any]:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--control", type=click.Path(path_type=Path), help="The pair with the control Fuser.")
 @click.option("--dictionaries", type=click.Path(path_type=Path), default=DICTIONARIES)
-@click.option("--limit", type=int, help="Ask as many words of each 400: every n-th.")
+@click.option("--limit", type=int, help="Ask as many of the 400, spread evenly.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write every reply as JSON.")
 @click.option("--chart", type=click.Path(path_type=Path), help="Write the chart of docs/ as SVG.")
 def main(

@@ -20,18 +20,15 @@ from transformers import DynamicCache, PreTrainedModel
 from benchmarks.demo_fuser.frozen import IGNORED, Bucket, load_frozen
 from benchmarks.demo_fuser.questions import Question, read_questions
 from benchmarks.demo_fuser.words import DICTIONARIES, read_words, split_words
+from benchmarks.fuser_training import FuserInTraining
 from benchmarks.training import train
-from c2c_export.checkpoints import ModelSource, model_dims, read_config, resolve_model
+from c2c_export.checkpoints import ModelSource, resolve_model
 from c2c_export.demo import gemma3_gguf, smollm2_gguf
-from c2c_export.fuser import FuserLayer
-from c2c_export.fuser_checkpoint import read_fuser
-from c2c_export.init_fuser import init_fuser
+from c2c_export.fuser_checkpoint import LinkedLayers
 from c2c_runtime.session import Session
 
 _SEED = 11
 _WATCH_STEPS = 250
-
-Linked = dict[int, tuple[int, FuserLayer]]  # {Receiver layer: (Sharer layer, module)}
 
 
 @click.command()
@@ -89,31 +86,7 @@ def train_fuser(
     give the same Fuser on the same machine.
     """
     receiver, sharer = (load_frozen(source) for source in sources)
-    init_fuser(
-        *(model_dims(read_config(source), source) for source in sources),
-        output,
-        hidden_dim=hidden_dim,
-        intermediate_dim=hidden_dim,
-        seed=_SEED,
-        dtype="float16",
-        recipe={
-            "base_model": sources[0].name,
-            "teacher_model": sources[1].name,
-            "is_do_alignment": True,
-            "alignment_strategy": "longest",
-        },
-        force=True,
-    )
-    checkpoint = read_fuser(output)
-    layers = checkpoint.load_layers()
-    linked = {target: (checkpoint.links[target][0], layer) for target, layer in layers.items()}
-    parameters = [
-        parameter.requires_grad_()
-        for layer in layers.values()
-        for name, parameter in layer.named_parameters()
-        if not name.endswith("gate_logit")
-    ]
-
+    fuser = FuserInTraining.begin(*sources, output, hidden_dim=hidden_dim, seed=_SEED)
     num_done = 0
 
     def save() -> None:
@@ -123,10 +96,7 @@ def train_fuser(
             f"{num_done} of {num_steps} steps of {batch_size}, seed {_SEED}"
         )
         (output / "config.json").write_text(json.dumps(recipe, indent=2) + "\n")
-        for target, layer in layers.items():
-            _, index = checkpoint.links[target]
-            state_dict = {name: weight.half() for name, weight in layer.state_dict().items()}
-            torch.save(state_dict, checkpoint.layers[index].path)
+        fuser.save()
 
     torch.manual_seed(_SEED)
     draw = random.Random(_SEED)
@@ -138,23 +108,26 @@ def train_fuser(
         nonlocal num_done
         if num_done and num_done % _WATCH_STEPS == 0:
             save()
-            print(f"watched words: {_watched_loss(watched_buckets, receiver, linked)}", flush=True)
+            print(
+                f"watched words: {_watched_loss(watched_buckets, receiver, fuser.layers)}",
+                flush=True,
+            )
         num_done += 1
         (bucket,) = draw.choices(buckets, sizes)
         rows = torch.randint(len(bucket.questions), (batch_size,))
         lent = torch.randint(len(bucket.questions), (batch_size,)) if is_control else rows
-        return _loss(bucket, receiver, linked, rows, lent, draw)
+        return _loss(bucket, receiver, fuser.layers, rows, lent, draw)
 
     what = "control Fuser" if is_control else "Fuser"
-    train(what, parameters, loss_of_batch, num_steps=num_steps, peak_rate=1e-3)
-    print(f"watched words: {_watched_loss(watched_buckets, receiver, linked)}", flush=True)
+    train(what, fuser.parameters(), loss_of_batch, num_steps=num_steps, peak_rate=1e-3)
+    print(f"watched words: {_watched_loss(watched_buckets, receiver, fuser.layers)}", flush=True)
     save()
 
 
 def _loss(
     bucket: Bucket,
     receiver: PreTrainedModel,
-    linked: Linked,
+    linked: LinkedLayers,
     rows: Tensor,
     lent: Tensor,
     draw: random.Random | None,
@@ -180,7 +153,9 @@ def _loss(
     return loss, right.float().mean()
 
 
-def _watched_loss(buckets: Sequence[Bucket], receiver: PreTrainedModel, linked: Linked) -> str:
+def _watched_loss(
+    buckets: Sequence[Bucket], receiver: PreTrainedModel, linked: LinkedLayers
+) -> str:
     """Words that are not trained on, with their own Sharer caches and with those of the next word."""
     texts = []
     for shift, what in ((0, "own cache"), (1, "another word's cache")):

@@ -18,8 +18,8 @@ class Condition:
     """One way to answer the prompt of a fact.
 
     ``fuser``: the trained one, the same with closed gates, or the control. ``mode``: as in a
-    session. ``precision``: of the bundle. ``lent``: whose question the Sharer reads, the fact's own or a stranger's. ``told``:
-    whether the fact stands in the prompt. ``expected``: whose city is right.
+    session. ``precision``: of the bundle. ``lent``: whose question the Sharer reads, the fact's own or
+    a stranger's. ``told``: whether the fact stands in the prompt. ``expected``: whose city is right.
     """
 
     key: str

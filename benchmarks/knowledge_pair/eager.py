@@ -16,7 +16,6 @@ from benchmarks.knowledge_pair.paths import Parts
 from c2c_export.checkpoints import load_model, resolve_model
 from c2c_export.eager import Caches, ReceiverChain, clean_caches
 from c2c_export.fuser_checkpoint import read_fuser
-from c2c_export.prepare import LinkedLayers
 from c2c_export.tokenizers import load_tokenizer
 
 
@@ -26,7 +25,9 @@ class EagerPair:
     def __init__(self, parts: Parts, fusers: Mapping[FuserName, Path]) -> None:
         self._receiver, self._receiver_words = _load(parts.receiver)
         self._sharer, self._sharer_words = _load(parts.sharer)
-        self._fusers = {name: _linked_layers(path) for name, path in fusers.items()}
+        self._fusers = {
+            name: read_fuser(path).load_linked_layers() for name, path in fusers.items()
+        }
         self._lent: dict[str, Caches] = {}
 
     def answers(self, facts: Sequence[Fact], condition: Condition) -> list[str]:
@@ -75,11 +76,3 @@ def _load(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer = load_tokenizer(directory)
     assert tokenizer is not None
     return load_model(resolve_model(str(directory))), tokenizer
-
-
-def _linked_layers(path: Path) -> LinkedLayers:
-    checkpoint = read_fuser(path)
-    return {
-        layer: (checkpoint.links[layer][0], module)
-        for layer, module in checkpoint.load_layers().items()
-    }

@@ -1,7 +1,7 @@
 """``python -m benchmarks.knowledge_pair.evaluate``: who answers how many of the facts.
 
-Builds the pair four times (its Fuser in fp32 and int8, closed gates, the control), asks the bundles through the
-runtime and the same models in eager PyTorch, and prints a table, or JSON.
+Builds the pair four times (its Fuser in fp32 and int8, closed gates, the control), asks the bundles
+through the runtime and the same models in eager PyTorch, and prints a table, or JSON.
 """
 
 from __future__ import annotations
@@ -87,19 +87,11 @@ def as_table(rows: Sequence[Row]) -> str:
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:
     """Plain types, by condition."""
 
-    def side(score: Score) -> dict[str, Any]:
-        return {
-            "num_right": score.num_right,
-            "num_items": score.num_items,
-            "accuracy": score.accuracy,
-            "interval_95": list(score.interval),
-        }
-
     return {
         row.condition.key: {
             "title": row.condition.title,
-            "compiled": side(row.compiled),
-            "eager": side(row.eager),
+            "compiled": row.compiled.as_json(),
+            "eager": row.eager.as_json(),
             "num_differing": row.num_differing,
             "question_s": row.question_s,
         }

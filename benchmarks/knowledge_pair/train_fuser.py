@@ -5,7 +5,6 @@ All prompts have one length and neither model changes, so their caches are compu
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 
+from benchmarks.fuser_training import FuserInTraining
 from benchmarks.knowledge_pair.facts import Fact
 from benchmarks.training import answer_loss, train
-from c2c_export.checkpoints import model_dims, read_config, resolve_model
-from c2c_export.fuser import FuserLayer
-from c2c_export.fuser_checkpoint import read_fuser
-from c2c_export.init_fuser import init_fuser
+from c2c_export.checkpoints import resolve_model
+from c2c_export.fuser_checkpoint import LinkedLayers
 
 Cache = list[tuple[Tensor, Tensor]]  # (key, value) a layer, [batch, kv_heads, tokens, head_dim]
 
@@ -83,58 +81,25 @@ def train_fuser(
     ``paths``: the checkpoints of Receiver and Sharer. ``shuffled``: the control, for which each
     example comes with the Sharer's cache of another.
     """
-    _start(paths, directory, hidden_dim)
-    checkpoint = read_fuser(directory)
-    layers = checkpoint.load_layers()
-    parameters = [
-        parameter.requires_grad_()
-        for layer in layers.values()
-        for name, parameter in layer.named_parameters()
-        if not name.endswith("gate_logit")
-    ]
-    linked = {target: (checkpoint.links[target][0], layer) for target, layer in layers.items()}
+    sources = [resolve_model(str(path)) for path in paths]
+    fuser = FuserInTraining.begin(*sources, directory, hidden_dim=hidden_dim, seed=3)
 
     def loss() -> tuple[Tensor, Tensor]:
         rows = torch.randperm(len(questions))[:batch_size]
         lent = rows[torch.randperm(len(rows))] if shuffled else rows
         return answer_loss(
-            _logits(questions, receiver, linked, rows, lent), questions.answers[rows]
+            _logits(questions, receiver, fuser.layers, rows, lent), questions.answers[rows]
         )
 
     what = "control Fuser" if shuffled else "Fuser"
-    train(what, parameters, loss, num_steps=num_steps, peak_rate=1e-3)
-    for target, layer in layers.items():
-        _, index = checkpoint.links[target]
-        state_dict = {name: weight.half() for name, weight in layer.state_dict().items()}
-        torch.save(state_dict, checkpoint.layers[index].path)
-
-
-def _start(paths: tuple[Path, Path], directory: Path, hidden_dim: int) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    sources = [resolve_model(str(path)) for path in paths]
-    receiver, sharer = (model_dims(read_config(source), source) for source in sources)
-    recipe = {
-        "base_model": sources[0].name,
-        "teacher_model": sources[1].name,
-        "is_do_alignment": True,
-        "alignment_strategy": "longest",
-    }
-    init_fuser(
-        receiver,
-        sharer,
-        directory,
-        hidden_dim=hidden_dim,
-        intermediate_dim=hidden_dim,
-        seed=3,
-        dtype="float16",
-        recipe=recipe,
-    )
+    train(what, fuser.parameters(), loss, num_steps=num_steps, peak_rate=1e-3)
+    fuser.save()
 
 
 def _logits(
     questions: Questions,
     receiver: PreTrainedModel,
-    linked: dict[int, tuple[int, FuserLayer]],
+    linked: LinkedLayers,
     rows: Tensor,
     lent: Tensor,
 ) -> Tensor:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from c2c_export.bench.bundle_contender import (
+from c2c_export.bench.bundle_contender import BundleContender, OpenBundle, timed_run
+from c2c_export.bench.contender import BASELINE_MODES, Contender, Mode, Run
+from c2c_export.bench.text import prompt_ids
+from c2c_export.bench.timed_backend import GraphCall, covered_s
+from c2c_export.stage_names import (
     FIRST_STEP,
     FUSE,
     MESSAGE,
@@ -12,13 +16,7 @@ from c2c_export.bench.bundle_contender import (
     RECEIVER,
     RUNTIME,
     SHARER,
-    BundleContender,
-    OpenBundle,
-    timed_run,
 )
-from c2c_export.bench.contender import BASELINE_MODES, Contender, Mode, Run
-from c2c_export.bench.text import prompt_ids
-from c2c_export.bench.timed_backend import GraphCall, covered_s
 from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import GenerationOptions
 from c2c_runtime.text_to_text import TextToText

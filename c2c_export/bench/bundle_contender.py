@@ -9,6 +9,7 @@ from pathlib import Path
 
 from c2c_export.bench.contender import Mode, Run
 from c2c_export.bench.timed_backend import GraphCall, TimedBackend, covered_s
+from c2c_export.stage_names import FIRST_STEP, FUSE, PREFILLS, RECEIVER, RUNTIME, SHARER
 from c2c_runtime import names
 from c2c_runtime.alignment import UNFUSED, Section
 from c2c_runtime.backend_choice import Wish
@@ -19,13 +20,6 @@ from c2c_runtime.errors import CapacityError
 from c2c_runtime.generation import Answer, GenerationOptions
 from c2c_runtime.kv_cache import CacheSpec, KVCache, allocate_cache
 from c2c_runtime.session import Session
-
-# The parts of the time to the first token. Both prefills are given as each took; where they ran side
-# by side they add up to more than "prefills".
-SHARER, RECEIVER, FUSE, FIRST_STEP = "Sharer prefill", "Receiver prefill", "fuse", "first step"
-RUNTIME = "runtime"
-MESSAGE = "message"  # all that the Sharers do in text-to-text
-PREFILLS = "prefills"
 
 
 class OpenBundle:

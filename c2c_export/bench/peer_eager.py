@@ -16,9 +16,9 @@ from c2c_export.bench.contender import Mode, Run
 from c2c_export.bench.peer import PeerSetup
 from c2c_export.checkpoints import ModelSource, load_model
 from c2c_export.eager import ReceiverChain, clean_caches
-from c2c_export.fuser_checkpoint import read_fuser
+from c2c_export.fuser_checkpoint import LinkedLayers, read_fuser
 from c2c_export.pair import PairSource
-from c2c_export.prepare import LinkedLayers
+from c2c_export.stage_names import FIRST_STEP, FUSE, PREFILLS, RECEIVER, SHARER
 
 
 @cache
@@ -33,11 +33,7 @@ def loaded_model(source: ModelSource) -> PreTrainedModel:
 @cache
 def _loaded_fusers(source: PairSource) -> list[LinkedLayers]:
     """Each Sharer's Fuser: {Receiver layer: (Sharer layer, module)}."""
-    checkpoints = [read_fuser(path) for path in source.fusers]
-    return [
-        {layer: (fuser.links[layer][0], module) for layer, module in fuser.load_layers().items()}
-        for fuser in checkpoints
-    ]
+    return [read_fuser(path).load_linked_layers() for path in source.fusers]
 
 
 class EagerChain:
@@ -62,7 +58,7 @@ class EagerChain:
     def run(self, ids: Sequence[int], num_new: int) -> Run:
         """One answer. The stages carry the names of a bundle's."""
         *fused, last = self._setup.sections(ids)
-        stages = {"Sharer prefill": 0.0, "Receiver prefill": 0.0, "fuse": 0.0}
+        stages = {SHARER: 0.0, RECEIVER: 0.0, FUSE: 0.0}
         marks = [time.perf_counter()]
 
         def lap(stage: str) -> None:
@@ -84,23 +80,23 @@ class EagerChain:
             )
             for number, model in enumerate(self._sharers)
         ]
-        lap("Sharer prefill")
+        lap(SHARER)
         start = 0
         for section in fused:
             end = start + len(section.receiver_ids)
             chain.decode(section.receiver_ids)
-            lap("Receiver prefill")
+            lap(RECEIVER)
             parts = [
                 [(key[:, :, start:end], value[:, :, start:end]) for key, value in caches]
                 for caches in sharers
             ]
             chain.fuse(end - start, parts, section.mask)
-            lap("fuse")
+            lap(FUSE)
             start = end
         token_ids = [int(chain.decode(last.receiver_ids).argmax())]
-        lap("first step")
+        lap(FIRST_STEP)
         first_token_s = marks[-1] - marks[0]
-        stages["prefills"] = stages["Sharer prefill"] + stages["Receiver prefill"]
+        stages[PREFILLS] = stages[SHARER] + stages[RECEIVER]
         steps = []
         for _ in range(num_new - 1):
             started = time.perf_counter()

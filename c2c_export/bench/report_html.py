@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from html import escape
 
-from c2c_export.bench.bundle_contender import (
-    FIRST_STEP,
-    FUSE,
-    MESSAGE,
-    PREFILLS,
-    RECEIVER,
-    RUNTIME,
-    SHARER,
-)
 from c2c_export.bench.contender import MODES
-from c2c_export.bench.report_text import DISTURBED, is_disturbed, machine_line, ms
+from c2c_export.bench.report_text import DISTURBED, STAGES, is_disturbed, machine_line, ms
 from c2c_export.bench.results import BenchReport
 from c2c_export.bench.rounds import Measurement
 from c2c_export.charts import Bar, bar_chart, line_chart
 from c2c_export.html_page import page, table
+from c2c_export.stage_names import MESSAGE, PREFILLS, RECEIVER, RUNTIME, SHARER
 
-_STAGES = (SHARER, RECEIVER, FUSE, FIRST_STEP)
-_LEGEND = (*_STAGES, "not split", RUNTIME, MESSAGE)
+_LEGEND = (*STAGES, "not split", RUNTIME, MESSAGE)
 
 
 def html_page(report: BenchReport) -> str:
@@ -77,7 +68,7 @@ def _parts(item: Measurement, first: float) -> tuple[float, ...]:
         return (0.0, 0.0, 0.0, 0.0, first * 1e3, 0.0, 0.0)
     both = stages[SHARER] + stages[RECEIVER]
     shrink = stages[PREFILLS] / both if both else 1.0
-    parts = [stages[stage] * (shrink if stage in (SHARER, RECEIVER) else 1.0) for stage in _STAGES]
+    parts = [stages[stage] * (shrink if stage in (SHARER, RECEIVER) else 1.0) for stage in STAGES]
     rest = (max(stages.get(stage, 0.0), 0.0) * 1e3 for stage in (RUNTIME, MESSAGE))
     return (*(part * 1e3 for part in parts), 0.0, *rest)
 

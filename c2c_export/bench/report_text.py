@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
-from c2c_export.bench.bundle_contender import FIRST_STEP, FUSE, MESSAGE, RECEIVER, SHARER
 from c2c_export.bench.results import BenchReport
 from c2c_export.bench.rounds import Measurement, Ratio
+from c2c_export.stage_names import FIRST_STEP, FUSE, MESSAGE, RECEIVER, SHARER
 
 STAGES = (SHARER, RECEIVER, FUSE, FIRST_STEP)
 _METRIC_WORDS = {"first_token": "first token", "decode_step": "decode step", "fuse": "fuse"}

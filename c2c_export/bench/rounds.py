@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from c2c_export.bench.contender import Contender, Mode, Run
+from c2c_export.stage_names import FUSE, MESSAGE
 
 # ONNX Runtime's threads spin for 30 to 50 ms after their last work, others' for less.
 _SETTLE_S = 0.1
@@ -16,7 +17,7 @@ Metric = Callable[[Run], float | None]
 METRICS: Mapping[str, Metric] = {
     "first_token": lambda run: run.first_token_s,
     "decode_step": lambda run: run.step_s,
-    "fuse": lambda run: run.stages.get("fuse") or None,
+    "fuse": lambda run: run.stages.get(FUSE) or None,
 }
 
 
@@ -44,9 +45,7 @@ class Measurement:
     def message_share(self) -> float | None:
         """What part of the time to the first token text-to-text's message is, the median; else None."""
         shares = [
-            run.stages["message"] / run.first_token_s
-            for run in self.runs
-            if "message" in run.stages
+            run.stages[MESSAGE] / run.first_token_s for run in self.runs if MESSAGE in run.stages
         ]
         return statistics.median(shares) if shares else None
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from c2c_export.demo import word_prompt
 from c2c_export.progress import Stages
+from c2c_export.stage_names import FUSE, RECEIVER, SHARER
 from c2c_runtime.errors import BundleError
 from c2c_runtime.generation import Generation, GenerationOptions, Mode
 from c2c_runtime.session import Session
@@ -115,9 +116,9 @@ def _table(results: list[Generation]) -> Table:
     table = Table("stage", *(result.mode for result in results), title="Time by stage")
     rows = {
         "tokens in": [str(result.prompt_tokens) for result in results],
-        "Sharer prefill": [_ms(result.timings.sharer_prefill_s) for result in results],
-        "Receiver prefill": [_ms(result.timings.receiver_prefill_s) for result in results],
-        "fuse": [_ms(result.timings.fuse_s) for result in results],
+        SHARER: [_ms(result.timings.sharer_prefill_s) for result in results],
+        RECEIVER: [_ms(result.timings.receiver_prefill_s) for result in results],
+        FUSE: [_ms(result.timings.fuse_s) for result in results],
         "first token": [_ms(result.timings.first_token_s) for result in results],
         "decode step": [
             _ms(result.timings.decode_s / max(result.timings.decode_steps, 1)) for result in results

@@ -21,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from c2c_export.commands.options import device_option, text_to_text_options
+from c2c_export.commands.options import device_option, mode_choice, text_to_text_options
 from c2c_export.eval.task_file import SCHEMA
 from c2c_runtime.text_to_text import TextToText
 
@@ -49,7 +49,7 @@ Examples:
     "--mode",
     "modes",
     multiple=True,
-    type=click.Choice(["c2c", "receiver", "sharer", "t2t"]),
+    type=mode_choice,
     help="Repeat for several. Default: all that the bundle can.",
 )
 @click.option(

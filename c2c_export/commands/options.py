@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from c2c_runtime.backend_choice import DEVICES
 from c2c_runtime.errors import UsageError
+from c2c_runtime.generation import Mode
 from c2c_runtime.text_to_text import TextToText
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+mode_choice = click.Choice(get_args(Mode))
 device_option = click.option(
     "--device",
     type=click.Choice(DEVICES),

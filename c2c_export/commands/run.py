@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from c2c_export.commands.options import device_option, text_to_text_options
+from c2c_export.commands.options import device_option, mode_choice, text_to_text_options
 from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import Answer, Generation, GenerationOptions
 from c2c_runtime.sampling import SamplingOptions
@@ -65,7 +65,7 @@ Examples:
 )
 @click.option(
     "--mode",
-    type=click.Choice(["c2c", "receiver", "sharer", "t2t"]),
+    type=mode_choice,
     default="c2c",
     show_default=True,
     help="c2c: the chain. receiver: the Receiver alone. sharer: the first Sharer alone. t2t: the Sharer writes a "

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from c2c_export.eval.extraction import extract_choice, without_thoughts
 from c2c_export.eval.items import Item
 from c2c_export.eval.prompts import (
-    Prompt,
     Scoring,
     Style,
     continuation_ids,
@@ -17,20 +16,13 @@ from c2c_export.eval.prompts import (
     prompt_of,
 )
 from c2c_export.eval.short_answers import is_accepted, normalised, short_answer
-from c2c_runtime.alignment import Section
+from c2c_export.stage_names import DECODE, FUSE, MESSAGE, RECEIVER, SHARER
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import Generation, GenerationOptions, Mode, sections_for_mode
 from c2c_runtime.likelihood import ContinuationScorer
 from c2c_runtime.session import Session
 
-SHARER, RECEIVER, FUSE, MESSAGE, DECODE = (
-    "Sharer prefill",
-    "Receiver prefill",
-    "fuse",
-    "message",
-    "decode",
-)
 STAGES = (SHARER, RECEIVER, FUSE, MESSAGE, DECODE)
 _SCORED_MODES: tuple[Mode, ...] = ("receiver", "c2c")  # likelihoods need the prompt's sections
 
@@ -117,7 +109,7 @@ class Asker:
         words = continuations(item, prompt, self._scoring)
         tokenizer = self._session.tokenizer()
         ids = [continuation_ids(tokenizer, prompt, text) for text in words]
-        sections = sections_for_mode(sections_of(self._session, prompt), self._mode)
+        sections = sections_for_mode(self._session.sections_of(prompt), self._mode)
         started = time.perf_counter()
         scorer = ContinuationScorer(conversation, sections)
         first_token_s = time.perf_counter() - started
@@ -139,13 +131,6 @@ class Asker:
             stages=dict(zip(STAGES, (*stages, decode_s), strict=True)),
             scores=tuple(round(found, 6) for found in log_probs),
         )
-
-
-def sections_of(session: Session, prompt: Prompt) -> list[Section]:
-    """The sections of a prompt, as C2C reads them."""
-    if isinstance(prompt, str):
-        return session.sections_of_text(prompt)
-    return session.sections_of_chat(prompt)
 
 
 def _judged(item: Item, found: Generation) -> ModeAnswer:

@@ -12,7 +12,7 @@ from c2c_export.bench.machine import MachineFacts, machine_facts
 from c2c_export.eval.answering import STAGES, ModeAnswer
 from c2c_export.eval.items import Item, Task
 from c2c_export.eval.results_file import Answers, RunKey
-from c2c_export.eval.statistics import Interval, Paired, share_alike, wilson_interval
+from c2c_export.eval.statistics import Accuracy, Paired, share_alike
 
 SCHEMA_VERSION = 1
 BASELINE = "receiver"
@@ -22,32 +22,6 @@ MODE_NAMES = {
     "t2t": "text-to-text",
     "c2c": "C2C",
 }
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """A share of right answers, with its 95 % interval (Wilson)."""
-
-    num_right: int
-    num_items: int
-
-    @property
-    def share(self) -> float:
-        """0 to 1."""
-        return self.num_right / self.num_items if self.num_items else 0.0
-
-    @property
-    def interval(self) -> Interval:
-        """Wilson's, 95 %."""
-        return wilson_interval(self.num_right, self.num_items)
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{100 * self.share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-
-    def as_json(self) -> dict[str, Any]:
-        """With the interval."""
-        return asdict(self) | {"accuracy": self.share, "interval_95": list(self.interval)}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from html import escape
 
 from c2c_export.bench.report_text import ms
 from c2c_export.charts import Bar, Point, bar_chart, point_chart
-from c2c_export.eval.answering import DECODE, FUSE, MESSAGE, RECEIVER, SHARER, ModeAnswer
+from c2c_export.eval.answering import STAGES, ModeAnswer
 from c2c_export.eval.report import EvalReport, ModeSummary
 from c2c_export.eval.report_words import (
     agreement_rows,
@@ -18,8 +18,9 @@ from c2c_export.eval.report_words import (
     versus_rows,
 )
 from c2c_export.html_page import page, table
+from c2c_export.stage_names import DECODE, FUSE, MESSAGE, RECEIVER, SHARER
 
-_LEGEND = (SHARER, RECEIVER, FUSE, MESSAGE, DECODE, "rest")
+_LEGEND = (*STAGES, "rest")
 _MAX_DIFFERING = 200
 _MAX_CHARACTERS = 600  # of one question or output
 _STYLE = """

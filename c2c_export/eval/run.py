@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from c2c_export.eval.answering import Asker, check_modes, modes_of, sections_of
+from c2c_export.eval.answering import Asker, check_modes, modes_of
 from c2c_export.eval.items import Task
 from c2c_export.eval.prompts import Scoring, Style, choose_style, prompt_of
 from c2c_export.eval.report import EvalReport, make_report
@@ -110,7 +110,7 @@ def _check_prompts(session: Session, task: Task, style: Style, options: EvalOpti
     problems = []
     for item in task.items:
         try:
-            sections = sections_of(session, prompt_of(item, style, options.scoring))
+            sections = session.sections_of(prompt_of(item, style, options.scoring))
             conversation.require(sections)
             num_tokens = sum(len(section.receiver_ids) for section in sections)
             if num_tokens > room:

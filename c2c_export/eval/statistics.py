@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 _Z = 1.959964  # of the normal distribution, for 95 %
 
@@ -19,6 +20,32 @@ def wilson_interval(num_right: int, num_items: int) -> Interval:
     center = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(center - half, 0.0), min(center + half, 1.0)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of right answers, with its 95 % interval (Wilson)."""
+
+    num_right: int
+    num_items: int
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return self.num_right / self.num_items if self.num_items else 0.0
+
+    @property
+    def interval(self) -> Interval:
+        """Wilson's, 95 %."""
+        return wilson_interval(self.num_right, self.num_items)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+    def as_json(self) -> dict[str, Any]:
+        """With the interval."""
+        return asdict(self) | {"accuracy": self.share, "interval_95": list(self.interval)}
 
 
 @dataclass(frozen=True)

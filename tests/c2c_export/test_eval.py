@@ -260,7 +260,7 @@ def test_the_likeliest_option_is_the_answer(bundle, scoring, mode, style):
 
 
 def log_probability(session, prompt, mode, ids):
-    sections = sections_for_mode(answering.sections_of(session, prompt), mode)
+    sections = sections_for_mode(session.sections_of(prompt), mode)
     conversation = session.conversation()
     rows = [conversation.prefill(sections).copy()]
     rows += [conversation.decode([one]).copy() for one, _ in pairwise(ids)]
