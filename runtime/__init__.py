@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from c2c_runtime.errors import C2CError
     from c2c_runtime.generation import Answer, Generation, GenerationOptions, Piece
     from c2c_runtime.sampling import SamplingOptions
+    from c2c_runtime.section_texts import SectionText
     from c2c_runtime.session import Session
 
 _MODULES = {
@@ -25,6 +26,7 @@ _MODULES = {
     "GenerationOptions": "generation",
     "Piece": "generation",
     "SamplingOptions": "sampling",
+    "SectionText": "section_texts",
     "Session": "session",
     "answer_batch": "batch",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "GenerationOptions",
     "Piece",
     "SamplingOptions",
+    "SectionText",
     "Session",
     "answer_batch",
 ]

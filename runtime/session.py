@@ -24,6 +24,7 @@ from c2c_runtime.generation import Answer, GenerationOptions, Piece, check_mode_
 from c2c_runtime.loaded_graphs import LoadedGraphs
 from c2c_runtime.ort_backend import OrtBackend
 from c2c_runtime.prefix_store import PrefixStore
+from c2c_runtime.section_texts import SectionText, sections_from_texts
 from c2c_runtime.tokenizer import Tokenizer
 
 _WARM_UP_TOKENS = 16
@@ -206,11 +207,18 @@ class Session:
         self, messages: Sequence[dict[str, str]], *, enable_thinking: bool = False
     ) -> list[Section]:
         """Sections of a chat: message content fused, template tokens not."""
-        sharers = [
-            self.tokenizer(names.sharer(number)) for number in range(1, len(self._alignments) + 1)
-        ]
         return sections_from_chat(
-            messages, self.tokenizer(), sharers, self._alignments, enable_thinking=enable_thinking
+            messages,
+            self.tokenizer(),
+            self._sharer_tokenizers(),
+            self._alignments,
+            enable_thinking=enable_thinking,
+        )
+
+    def sections_of_texts(self, texts: Sequence[SectionText]) -> list[Section]:
+        """Sections of a plain prompt, each of which says whether it is fused and what the Sharers read."""
+        return sections_from_texts(
+            texts, self.tokenizer(), self._sharer_tokenizers(), self._alignments
         )
 
     def sections_of(
@@ -277,6 +285,10 @@ class Session:
         self.prefixes.clear()
         self._graphs.clear()
         self._backend.close()
+
+    def _sharer_tokenizers(self) -> list[Tokenizer]:
+        numbers = range(1, len(self._alignments) + 1)
+        return [self.tokenizer(names.sharer(number)) for number in numbers]
 
     def __enter__(self) -> Session:
         return self

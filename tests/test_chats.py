@@ -15,6 +15,7 @@ from tiny_models import tiny_pair
 from c2c_export.checkpoints import load_model, resolve_model
 from c2c_export.fuser_checkpoint import read_fuser
 from c2c_runtime.generation import GenerationOptions
+from c2c_runtime.section_texts import SectionText
 from c2c_runtime.session import Session
 
 SHORT = (
@@ -78,10 +79,29 @@ def pair(request, tmp_path_factory):
 
 @pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS)
 def test_a_chat_equals_the_masked_eager_pass(pair, chat):
-    session, receiver, sharer, fuser = pair
+    session, *_ = pair
     sections = session.sections_of_chat(chat)
     assert any(len(s.receiver_ids) != len(s.sharer_ids[0]) for s in sections), "nothing is padded"
     assert sum(s.mask > 0 for s in sections) == len(chat)
+    _assert_equals_eager(pair, sections)
+
+
+def test_section_texts_equal_the_masked_eager_pass(pair):
+    """The Sharer alone reads the first section, and cuts the second into tokens of its own."""
+    session, *_ = pair
+    texts = [
+        SectionText("", sharer_text="Light is scattered. Air is made of small things."),
+        SectionText("Why is the sky blue? And at night?"),
+        SectionText(" The answer is", is_fused=True),
+        SectionText(":"),
+    ]
+    sections = session.sections_of_texts(texts)
+    assert len(sections[1].receiver_ids) != len(sections[1].sharer_ids[0])
+    _assert_equals_eager(pair, sections)
+
+
+def _assert_equals_eager(pair, sections):
+    session, receiver, sharer, fuser = pair
     yardstick = masked_eager(receiver, sharer, fuser, sections, num_greedy=24)
     conversation = session.conversation()
     for section in sections[:-1]:
