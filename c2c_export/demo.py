@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from c2c_runtime.errors import UnavailableError
+from c2c_runtime.section_texts import SectionText
 
 DEMO = "demo"
 
@@ -23,17 +24,35 @@ _INSTALL = (
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-# SmolLM2's BOS token, which the alignment turns into Gemma's: without one Gemma hardly understands anything.
-BOS = "<|im_start|>"
+# Words that show Gemma what is asked for; none of them is among the held-out words.
+EXAMPLES = (
+    ("French", "chien", "dog"),
+    ("Spanish", "rojo", "red"),
+    ("Italian", "andare", "go"),
+    ("Portuguese", "cidade", "city"),
+    ("French", "vite", "quickly"),
+    ("Italian", "formaggio", "cheese"),
+    ("Spanish", "lluvia", "rain"),
+    ("Portuguese", "comprar", "buy"),
+)
+_RECEIVER_BOS = "<|im_start|>"
+_SHARER_BOS = "<bos>"  # Gemma hardly understands anything without
 
 
-def word_prompt(language: str, word: str) -> str:
-    """The prompt that the demo pair's Fuser was trained on: ``French: maison``, ``English:``, a line break.
+def word_sections(language: str, word: str) -> list[SectionText]:
+    """The question that the demo pair's Fuser was trained on: what ``word`` means in English.
 
-    All tokens but the last are the fused section, so the token at which the Sharer is about to say the
-    English word lies in it.
+    Gemma alone reads the examples, and both read the word, each in tokens of its own. The line
+    ``English:`` is fused: at its end Gemma is about to say the English word.
     """
-    return f"{BOS}{language}: {word}\nEnglish:\n"
+    examples = "".join(f"{name}: {text}\nEnglish: {gloss}\n\n" for name, text, gloss in EXAMPLES)
+    question = f"{language}: {word}"
+    return [
+        SectionText("", sharer_text=f"{_SHARER_BOS}{examples}"),
+        SectionText(f"{_RECEIVER_BOS}{question}", sharer_text=question),
+        SectionText("\nEnglish:", is_fused=True),
+        SectionText("\n"),
+    ]
 
 
 def cache_directory() -> Path:

@@ -185,6 +185,7 @@ def test_build_that_names_no_pair(refused_build, args, words):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["demo", "--word", "lune"], "French:lune"),
         (["build", "--pair", "demo"], "'-o'"),
         (["build", "--pair", "demo", "-o", "x", "--max-seq-len", "0"], "--max-seq-len"),
         (["build", "--pair", "demo", "-o", "x", "--precision", "fp12"], "'fp12' is none of"),

@@ -14,7 +14,7 @@ from real_models import gemma3_tokenizer, smollm2_tokenizer
 from c2c_export.build import BuildOptions, build_bundle
 from c2c_export.checkpoints import load_model, resolve_model
 from c2c_export.commands.demo import WORDS
-from c2c_export.demo import gemma3_gguf, smollm2_gguf, word_prompt
+from c2c_export.demo import gemma3_gguf, smollm2_gguf, word_sections
 from c2c_export.eval.short_answers import short_answer
 from c2c_export.fuser_checkpoint import read_fuser
 from c2c_export.pair import parse_pair
@@ -129,12 +129,22 @@ def test_verify_repeats_the_check_from_the_bundle(bundle, cli):
 def test_c2c_knows_the_words_of_make_demo_and_the_receiver_alone_does_not(bundle):
     with Session.open(bundle) as session:
         for language, word, gloss in WORDS:
+            sections = session.sections_of_texts(word_sections(language, word))
             said = {
-                mode: session.ask(word_prompt(language, word), GenerationOptions(8, mode)).finish()
+                mode: session.answer(sections, GenerationOptions(8, mode)).finish()
                 for mode in ("c2c", "receiver")
             }
             assert short_answer(said["c2c"].text) == gloss, word
             assert short_answer(said["receiver"].text) != gloss, word
+
+
+def test_the_demo_shows_its_words_or_those_that_are_given(bundle, cli):
+    shown = cli("demo", "-o", bundle)
+    assert shown.code == 0, shown.err
+    assert all(word in shown.out and gloss in shown.out for _, word, gloss in WORDS)
+    given = cli("demo", "-o", bundle, "--word", "French:lune")
+    assert "lune (French)" in given.out
+    assert WORDS[0][1] not in given.out
 
 
 def test_a_chat_streams_text(bundle, cli, tmp_path):

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from benchmarks.demo_fuser.words import Word
-from c2c_export.demo import BOS
+from c2c_export import demo
 from c2c_runtime.text_to_text import Message, Prompt, TextToText
 
-EXAMPLES = (
-    Word("French", "chat", ("cat",)),
-    Word("Spanish", "rojo", ("red",)),
-    Word("Italian", "andare", ("go",)),
-    Word("Portuguese", "cidade", ("city",)),
-    Word("French", "vite", ("quickly",)),
-    Word("Italian", "formaggio", ("cheese",)),
-    Word("Spanish", "lluvia", ("rain",)),
-    Word("Portuguese", "comprar", ("buy",)),
-)
+EXAMPLES = tuple(Word(language, text, (gloss,)) for language, text, gloss in demo.EXAMPLES)
+
+
+def bare_prompt(word: Word) -> str:
+    """Names the word and nothing else; what is asked for, text-to-text adds."""
+    return f"{word.language}: {word.text}"
 
 
 def prompt_with_examples(word: Word, num_examples: int, note: str | None = None) -> str:
@@ -24,7 +20,7 @@ def prompt_with_examples(word: Word, num_examples: int, note: str | None = None)
 
     def asked(word: Word, note: str | None) -> str:
         noted = "" if note is None else f"Dictionary: {note}\n"
-        return f"{word.language}: {word.text}\n{noted}English:"
+        return f"{bare_prompt(word)}\n{noted}English:"
 
     shown = (
         f"{asked(example, None if note is None else example.glosses[0])} {example.glosses[0]}\n\n"
@@ -51,6 +47,5 @@ BY_TEXT = WordByText(max_message_tokens=8)
 
 
 def _word_of(prompt: Prompt) -> Word:
-    """The word that a prompt of ``word_prompt`` asks for."""
-    language, _, text = str(prompt).removeprefix(BOS).partition("\n")[0].partition(": ")
+    language, _, text = str(prompt).partition(": ")
     return Word(language, text, ())

@@ -20,7 +20,7 @@ from benchmarks.demo_fuser.by_text import BY_TEXT
 from benchmarks.demo_fuser.conditions import CONDITIONS, Condition, FuserName
 from benchmarks.demo_fuser.words import DICTIONARIES, Word, read_words, split_words
 from c2c_export.charts import Point, point_chart
-from c2c_export.demo import word_prompt
+from c2c_export.demo import word_sections
 from c2c_export.eval.short_answers import is_accepted, short_answer
 from c2c_export.eval.statistics import Accuracy, Paired
 from c2c_export.html_page import svg_file
@@ -75,11 +75,13 @@ def evaluate(sessions: Mapping[FuserName, Session], words: Sequence[Word]) -> li
     """Ask every word under every condition."""
     replies: dict[str, list[Reply]] = {condition.key: [] for condition in CONDITIONS}
     conditions = [condition for condition in CONDITIONS if condition.fuser in sessions]
-    conversations = {name: session.conversation() for name, session in sessions.items()}
+    conversations = {
+        condition.key: sessions[condition.fuser].conversation() for condition in conditions
+    }
     # The first word is asked once for nothing: what runs for the first time is slower.
     for number, word in enumerate([words[0], *words]):
         for condition in conditions:
-            reply = _reply(conversations[condition.fuser], condition, word, words)
+            reply = _reply(conversations[condition.key], condition, word, words)
             if number:
                 replies[condition.key].append(reply)
         if number % 50 == 0:
@@ -92,13 +94,13 @@ def _reply(
 ) -> Reply:
     session = conversation.session
     options = GenerationOptions(_MAX_NEW_TOKENS, condition.mode, text_to_text=BY_TEXT)
-    prompt = condition.prompt_of(word)
     if condition.mode in ("sharer", "t2t"):
-        return _judged(word, session.ask(prompt, options).finish(), None)
-    sections = session.sections_of_text(prompt)
+        return _judged(word, session.ask(condition.text_of(word), options).finish(), None)
+    sections = condition.sections_of(session, word)
     if condition.lent == "stranger":
         sections = _with_another_words_cache(session, sections, word, words)
-    conversation.reset()
+    if not condition.keeps_examples:
+        conversation.reset()
     generation = session.answer(sections, options, conversation).finish()
     scorer = ContinuationScorer(conversation, sections_for_mode(sections, condition.mode))
     gloss = word.glosses[0] if condition.num_examples is None else f" {word.glosses[0]}"
@@ -109,13 +111,14 @@ def _reply(
 def _with_another_words_cache(
     session: Session, sections: Sequence[Section], word: Word, words: Sequence[Word]
 ) -> list[Section]:
-    """The same sections, read by the Sharer as the question about the next word of as many tokens."""
-    fused, last = sections
+    """The same sections, of which the Sharer reads another word, the next with as many tokens."""
+    examples, own, *rest = sections
     place = words.index(word)
     for other in [*words[place + 1 :], *words[:place]]:
-        lent = session.sections_of_text(word_prompt(other.language, other.text))[0]
-        if len(lent.receiver_ids) == len(fused.receiver_ids):
-            return [replace(fused, sharer_ids=lent.sharer_ids), last]
+        texts = word_sections(other.language, other.text)
+        _, lent, *_ = session.sections_of_texts(texts)
+        if len(lent.sharer_ids[0]) == len(own.sharer_ids[0]):
+            return [examples, replace(own, sharer_ids=lent.sharer_ids), *rest]
     return list(sections)
 
 
@@ -173,6 +176,8 @@ def as_chart(rows: Sequence[Row]) -> str:
     """An SVG file: share of words against time."""
     points = []
     for row in rows:
+        if not row.condition.is_drawn:
+            continue
         time_s = statistics.median(reply.question_s for reply in row.replies)
         points.append(Point(row.condition.title, 1e3 * time_s, row.any.share, *row.any.interval))
     highest = max(point.high for point in points)

@@ -36,9 +36,9 @@ _WATCH_STEPS = 250
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--dictionaries", type=click.Path(path_type=Path), default=DICTIONARIES)
 @click.option("--control", is_flag=True, help="Shuffle the Sharer's caches between examples.")
-@click.option("--steps", type=int, default=600, show_default=True)
-@click.option("--batch-size", type=int, default=32, show_default=True)
-@click.option("--max-words", type=int, default=10_000, show_default=True, help="To train on.")
+@click.option("--steps", type=int, default=1500, show_default=True)
+@click.option("--batch-size", type=int, default=64, show_default=True)
+@click.option("--max-words", type=int, help="To train on; default: all.")
 @click.option("--threads", type=int, default=2, show_default=True)
 def main(
     bundle: Path,
@@ -47,7 +47,7 @@ def main(
     control: bool,
     steps: int,
     batch_size: int,
-    max_words: int,
+    max_words: int | None,
     threads: int,
 ) -> None:
     """Train a Fuser into OUTPUT. BUNDLE: the demo pair with any Fuser, for tokenizers and alignment."""
@@ -135,16 +135,26 @@ def _loss(
     """Mean cross entropy a token of the answers, and the share of rows whose first token is right."""
     read, said = bucket.answers(rows, draw)
     own, others = bucket.receiver.of(rows).float(), bucket.sharer.of(lent).float()
+    before, fused = own[..., : -bucket.num_fused, :], own[..., -bucket.num_fused :, :]
     cache = DynamicCache()
     with torch.autocast("cpu", torch.bfloat16):
         for target, (source, layer) in linked.items():
-            key, value = layer(
-                others[:, source, 0], others[:, source, 1], own[:, target, 0], own[:, target, 1]
+            new = layer(
+                others[:, source, 0], others[:, source, 1], fused[:, target, 0], fused[:, target, 1]
             )
-            assert key is not None
-            assert value is not None
-            cache.update(key.bfloat16(), value.bfloat16(), target)
-    states = receiver.model(input_ids=read, cache=cache, use_cache=True).last_hidden_state
+            whole = [
+                torch.cat([before[:, target, kind], written], 2).bfloat16()
+                for kind, written in enumerate(new)
+                if written is not None
+            ]
+            cache.update(*whole, target)
+    positions = bucket.answer_position + torch.arange(read.shape[1])
+    states = receiver.model(
+        input_ids=read,
+        position_ids=positions.expand(len(rows), -1),
+        cache=cache,
+        use_cache=True,
+    ).last_hidden_state
     says = said != IGNORED
     logits = receiver.lm_head(states[says]).float()
     loss = torch.nn.functional.cross_entropy(logits, said[says])

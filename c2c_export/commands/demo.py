@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from c2c_export.demo import word_prompt
+from c2c_export.demo import word_sections
 from c2c_export.progress import Stages
 from c2c_export.stage_names import FUSE, RECEIVER, SHARER
 from c2c_runtime.errors import BundleError
@@ -19,11 +21,23 @@ from c2c_runtime.session import Session
 _TITLES: dict[Mode, str] = {"receiver": "Receiver alone", "c2c": "C2C"}
 # Words that the Fuser was not trained on, chosen among those that C2C knows: what it is like when it works.
 WORDS = (
-    ("French", "temporaire", "temporary"),
-    ("Spanish", "diario", "daily"),
-    ("Italian", "bellezza", "beauty"),
-    ("Italian", "costoso", "costly"),
+    ("French", "Pologne", "Poland"),
+    ("Spanish", "propietario", "owner"),
+    ("Italian", "finestra", "window"),
+    ("Portuguese", "duvidar", "doubt"),
 )
+
+
+class _LanguageAndWord(click.ParamType):
+    name = "LANGUAGE:WORD"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        language, _, word = str(value).partition(":")
+        if not language.strip() or not word.strip():
+            self.fail(f"{value!r} is no language and word -> give one like French:lune", param, ctx)
+        return language.strip(), word.strip()
 
 
 @click.command(
@@ -31,7 +45,15 @@ WORDS = (
     epilog="""\b
 Examples:
   c2c-export demo
+  c2c-export demo --word French:lune --word Spanish:puente
   c2c-export demo --question "Name three rivers of France." --max-new-tokens 64""",
+)
+@click.option(
+    "--word",
+    "words",
+    multiple=True,
+    type=_LanguageAndWord(),
+    help="Ask what this means; may be given several times. Default: four held-out words.",
 )
 @click.option("--question", help="Ask this in a chat, instead of words.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=48, show_default=True)
@@ -43,7 +65,9 @@ Examples:
     show_default=True,
     help="Where the bundle lies, or is built if it does not.",
 )
-def command(question: str | None, max_new_tokens: int, output: Path) -> None:
+def command(
+    words: tuple[tuple[str, str], ...], question: str | None, max_new_tokens: int, output: Path
+) -> None:
     """Build SmolLM2-135M-Instruct <- Gemma-3-270M (both from PyPI) and ask it what words mean.
 
     Each is answered by the Receiver alone, and with the Sharer's cache fused in. The demo Fuser was trained
@@ -53,25 +77,35 @@ def command(question: str | None, max_new_tokens: int, output: Path) -> None:
     console = Console()
     with _open_or_build(output, Console(stderr=True)) as session:
         if question is None:
-            results = _ask_words(session, console)
+            shown = [(*word, "") for word in words] if words else WORDS
+            results = _ask_words(session, shown, console)
         else:
             results = _ask(session, question, max_new_tokens, console)
     console.print(_table(results))
 
 
-def _ask_words(session: Session, console: Console) -> list[Generation]:
+def _ask_words(
+    session: Session, words: Sequence[tuple[str, str, str]], console: Console
+) -> list[Generation]:
     """Show what both modes say of each word; returns the answers to the last."""
-    table = Table("word", *_TITLES.values(), "dictionary", title="What words mean in English")
+    table = Table("word", *_TITLES.values(), title="What words mean in English")
+    if any(gloss for _, _, gloss in words):
+        table.add_column("dictionary")
     results: list[Generation] = []
-    for language, word, gloss in WORDS:
+    # What the Sharer has read of the examples stays in the conversation.
+    conversation = session.conversation()
+    for language, word, gloss in words:
+        sections = session.sections_of_texts(word_sections(language, word))
         results = [
-            session.ask(
-                word_prompt(language, word), GenerationOptions(max_new_tokens=8, mode=mode)
+            session.answer(
+                sections,
+                GenerationOptions(max_new_tokens=8, mode=mode),
+                conversation if mode == "c2c" else None,
             ).finish()
             for mode in _TITLES
         ]
         said = [escape((result.text or "").strip().split("\n")[0]) for result in results]
-        table.add_row(f"{word} ({language})", *said, gloss)
+        table.add_row(escape(f"{word} ({language})"), *said, *([gloss] if gloss else []))
     console.print()
     console.print(table)
     return results

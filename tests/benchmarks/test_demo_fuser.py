@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 from tiny_bundles import build, made_once, text_pair
 
-from benchmarks.demo_fuser.by_text import BY_TEXT, EXAMPLES, prompt_with_examples
+from benchmarks.demo_fuser.by_text import (
+    BY_TEXT,
+    EXAMPLES,
+    bare_prompt,
+    prompt_with_examples,
+)
 from benchmarks.demo_fuser.conditions import CONDITIONS
 from benchmarks.demo_fuser.evaluate import as_chart, as_table, differences, evaluate
+from benchmarks.demo_fuser.frozen import Bucket, load_frozen
 from benchmarks.demo_fuser.questions import read_questions
 from benchmarks.demo_fuser.train import train_fuser
 from benchmarks.demo_fuser.words import LANGUAGES, Word, read_words, split_words
 from c2c_export.checkpoints import resolve_model
-from c2c_export.demo import demo_fuser, word_prompt
+from c2c_export.demo import demo_fuser, word_sections
 from c2c_export.eval.short_answers import short_answer
 from c2c_export.fuser_checkpoint import read_fuser
 from c2c_runtime import GenerationOptions, Session
+from c2c_runtime.alignment import UNFUSED
 
 ENTRIES = {
     "maison": "maison /mɛzɔ̃/ <n, fem>\nhouse, home\n",
@@ -78,12 +87,12 @@ def test_no_spelling_is_on_two_sides_of_the_split():
 
 
 def test_the_message_of_text_to_text_stands_beside_the_word():
-    prompt = word_prompt("French", "maison")
     word = Word("French", "maison", ())
+    prompt = bare_prompt(word)
     assert BY_TEXT.request(prompt) == prompt_with_examples(word, len(EXAMPLES))
     told = BY_TEXT.told(prompt, " house\nFrench: x")
     assert told.endswith("French: maison\nDictionary: house\nEnglish:")
-    assert "French: chat\nDictionary: cat\nEnglish: cat\n" in told
+    assert "French: chien\nDictionary: dog\nEnglish: dog\n" in told
 
 
 @pytest.fixture(scope="module")
@@ -121,17 +130,20 @@ def test_every_condition_is_asked_and_shown(tiny):
     folder, words = tiny
     with Session.open(folder / "bundle") as session:
         rows = evaluate({"fuser": session, "control": session}, words)
-        alone = session.ask(word_prompt("French", "ab"), GenerationOptions(8, "receiver")).finish()
+        sections = session.sections_of_texts(word_sections("French", "ab"))
+        alone = session.answer(sections, GenerationOptions(8, "receiver")).finish()
     assert [row.condition for row in rows] == list(CONDITIONS)
     replies = {row.condition.key: row.replies for row in rows}
     assert all(len(found) == len(words) for found in replies.values())
     assert replies["receiver"][0].answer == short_answer(alone.text)
     assert [r.loss for r in replies["c2c"]] == [r.loss for r in replies["control"]]
+    assert [r.answer for r in replies["c2c"]] == [r.answer for r in replies["kept"]]
     assert [r.loss for r in replies["c2c"]] != [r.loss for r in replies["stranger"]]
     assert replies["t2t"][0].loss is None
     assert as_table(rows).count("\n") == len(CONDITIONS) + 1
     chart = ElementTree.fromstring(as_chart(rows))
-    assert len(list(chart.iter("{http://www.w3.org/2000/svg}circle"))) == len(CONDITIONS)
+    num_drawn = sum(condition.is_drawn for condition in CONDITIONS)
+    assert len(list(chart.iter("{http://www.w3.org/2000/svg}circle"))) == num_drawn
     assert differences(rows).count("points") == len(CONDITIONS) - 1
 
 
@@ -143,3 +155,31 @@ def test_the_committed_fuser_is_small_and_trained():
     checkpoint = read_fuser(path)
     assert len(checkpoint.links) == 30
     assert all(layer.writes == {"key", "value"} for layer in checkpoint.load_layers().values())
+
+
+def test_training_sees_the_caches_that_the_bundle_computes(tiny):
+    """A beginning that is run once, gaps where one model has fewer tokens, and bfloat16."""
+    folder, words = tiny
+    receiver, sharer = (
+        load_frozen(resolve_model(str(folder / "pair" / name))) for name in ("receiver", "sharer")
+    )
+    with Session.open(folder / "bundle") as session:
+        conversation = session.conversation()
+        for bucket in Bucket.all_of(read_questions(session, words), receiver, sharer):
+            rows = torch.arange(len(bucket.questions))
+            own, others = bucket.receiver.of(rows).float(), bucket.sharer.of(rows).float()
+            for row, question in enumerate(bucket.questions):
+                examples, word, fused, last = question.sections
+                conversation.reset()
+                conversation.prefill([examples, word, replace(fused, mask=UNFUSED), last])
+                assert conversation.receiver.next_position == bucket.answer_position + last.span
+                for caches, found, end in (
+                    (conversation.receiver, own[row], -len(last.receiver_ids)),
+                    (conversation.sharers[0], others[row][..., -bucket.num_fused :, :], None),
+                ):
+                    for layer, kind in caches.buffers:
+                        expected = caches.valid(layer, kind)[0][:, :end]
+                        kept = found[layer, ("key", "value").index(kind)].numpy()
+                        expected = expected[:, -kept.shape[1] :]
+                        error = np.linalg.norm(kept - expected) / np.linalg.norm(expected)
+                        assert error < 0.03, (layer, kind)
