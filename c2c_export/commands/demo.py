@@ -28,7 +28,7 @@ WORDS = (
 )
 
 
-class _LanguageAndWord(click.ParamType):
+class _LanguageAndWord(click.ParamType[tuple[str, str]]):
     name = "LANGUAGE:WORD"
 
     def convert(
