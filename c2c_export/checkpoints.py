@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 import c2c_export.tracing  # noqa: F401 -- registers the attention that load_model calls c2c
 from c2c_export.architectures import ARCHITECTURES, check_architecture
+from c2c_export.gguf_reading import plain_arrays
 from c2c_export.hub import MODEL_PATTERNS, download
 from c2c_export.weight_headers import WeightHeader, gguf_headers, safetensors_headers
 from c2c_runtime.errors import PairError, Problem, UnavailableError
@@ -103,7 +104,7 @@ def _parse_gguf_config(source: ModelSource, modified_ns: int) -> Any:
 
 def _parse_config(source: ModelSource) -> Any:
     try:
-        with _quiet(source):
+        with _quiet(source), plain_arrays():
             return AutoConfig.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,
@@ -189,7 +190,7 @@ def load_model(
     missing, superfluous, of the wrong shape, or not finite.
     """
     try:
-        with _quiet(source):
+        with _quiet(source), plain_arrays():
             model, report = AutoModelForCausalLM.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,

@@ -7,6 +7,7 @@ from pathlib import Path
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from c2c_export.gguf_reading import plain_arrays
 from c2c_runtime.errors import PairError
 from c2c_runtime.manifest import SpecialToken, TokenizerSpec
 from c2c_runtime.tokenizer import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
@@ -36,9 +37,10 @@ def load_tokenizer(
         return None
     options = {} if gguf_file is None else {"gguf_file": gguf_file}
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            str(source_dir), local_files_only=True, trust_remote_code=False, **options
-        )
+        with plain_arrays():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                str(source_dir), local_files_only=True, trust_remote_code=False, **options
+            )
     except Exception as error:  # the reader of each format raises what it likes
         raise PairError.of(
             f"the tokenizer in {source_dir / (gguf_file or '')} cannot be read: "
