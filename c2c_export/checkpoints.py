@@ -104,7 +104,7 @@ def _parse_gguf_config(source: ModelSource, modified_ns: int) -> Any:
 
 def _parse_config(source: ModelSource) -> Any:
     try:
-        with _quiet(source), plain_arrays():
+        with _quiet(source):
             return AutoConfig.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,
@@ -190,7 +190,7 @@ def load_model(
     missing, superfluous, of the wrong shape, or not finite.
     """
     try:
-        with _quiet(source), plain_arrays():
+        with _quiet(source):
             model, report = AutoModelForCausalLM.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,
@@ -267,7 +267,8 @@ def _missing_package(error: ImportError) -> UnavailableError:
 
 @contextlib.contextmanager
 def _quiet(source: ModelSource) -> Iterator[None]:
-    """No progress bars and no warnings of transformers: what matters is raised."""
+    """No progress bars and no warnings of transformers: what matters is raised. GGUF files are read
+    through plain arrays."""
     verbosity = transformers_logging.get_verbosity()
     had_bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
@@ -277,6 +278,7 @@ def _quiet(source: ModelSource) -> Iterator[None]:
         warnings.simplefilter("ignore")
         if source.gguf_file is not None:  # its loader draws a bar that no setting turns off
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            stack.enter_context(plain_arrays())
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import tokenizers
@@ -37,7 +38,7 @@ def load_tokenizer(
         return None
     options = {} if gguf_file is None else {"gguf_file": gguf_file}
     try:
-        with plain_arrays():
+        with plain_arrays() if gguf_file else nullcontext():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 str(source_dir), local_files_only=True, trust_remote_code=False, **options
             )

@@ -75,13 +75,13 @@ def evaluate(sessions: Mapping[FuserName, Session], words: Sequence[Word]) -> li
     """Ask every word under every condition."""
     replies: dict[str, list[Reply]] = {condition.key: [] for condition in CONDITIONS}
     conditions = [condition for condition in CONDITIONS if condition.fuser in sessions]
-    conversations = {
-        condition.key: sessions[condition.fuser].conversation() for condition in conditions
-    }
+    kinds = {(condition.fuser, condition.keeps_examples) for condition in conditions}
+    conversations = {kind: sessions[kind[0]].conversation() for kind in kinds}
     # The first word is asked once for nothing: what runs for the first time is slower.
     for number, word in enumerate([words[0], *words]):
         for condition in conditions:
-            reply = _reply(conversations[condition.key], condition, word, words)
+            conversation = conversations[condition.fuser, condition.keeps_examples]
+            reply = _reply(conversation, condition, word, words)
             if number:
                 replies[condition.key].append(reply)
         if number % 50 == 0:
