@@ -46,7 +46,21 @@ class OrtCacheStep:
     def __post_init__(self) -> None:
         num_tokens = self.positions.shape[1]
         self._last_key = (self.past_length + (num_tokens - 1)).to(torch.int32)
-        self._total = (self.past_length.max() + num_tokens).to(torch.int32)
+        self._total = self._total_length(num_tokens).to(torch.int32)
+
+    def _total_length(self, num_tokens: int) -> Tensor:
+        """Slots that may hold something after this call: int64 scalar.
+
+        One more than that over an empty cache where there is room: if as many slots are held as tokens
+        came, GroupQueryAttention counts positions up from the first, past any gap between the others
+        (microsoft/onnxruntime, ``position_ids_format`` of its CPU kernel). Only of a single row, because
+        it refuses several rows of several tokens behind others.
+        """
+        total = self.past_length.max() + num_tokens
+        num_rows = torch.ones_like(self.past_length).sum()
+        capacity = self.past[0][0].shape[2]
+        at_least = torch.clamp(num_tokens + (num_rows == 1).to(torch.int64), max=capacity)
+        return torch.maximum(total, at_least)
 
     def attend(
         self,

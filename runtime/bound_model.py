@@ -10,6 +10,7 @@ from c2c_runtime import names
 from c2c_runtime.backend import Buffer, Graph, Memory
 from c2c_runtime.kv_cache import KVCache, cache_bindings
 from c2c_runtime.logits import Logits
+from c2c_runtime.section_passes import Reading
 
 
 class BoundModel:
@@ -34,19 +35,21 @@ class BoundModel:
         """Those of the last token of the last call, for a Receiver."""
 
     def prefill(self, ids: Sequence[int]) -> None:
-        """Append ``ids`` to the cache."""
-        self.start_prefill(ids)
+        """Append ``ids`` to the cache, at the next positions."""
+        first = self.cache.next_position
+        positions = np.arange(first, first + len(ids), dtype=np.int64)
+        self.start_prefill(Reading(tuple(ids), positions))
         self.wait()
 
-    def start_prefill(self, ids: Sequence[int]) -> None:
-        """Begin to append ``ids``; complete after ``wait``."""
-        positions = self.cache.claim(len(ids))
+    def start_prefill(self, reading: Reading) -> None:
+        """Begin to append tokens to the cache; complete after ``wait``."""
+        positions = self.cache.claim_positions(reading.positions)
         self._past_length[0] = self.cache.length
-        self._prefill.set_input(names.TOKEN_IDS, np.array([ids], np.int64))
+        self._prefill.set_input(names.TOKEN_IDS, np.array([reading.ids], np.int64))
         self._prefill.set_input(names.POSITIONS, positions)
         self._prefill.start()
         self.logits = self._prefill_logits
-        self.cache.advance(len(ids))
+        self.cache.advance(len(reading.ids))
 
     def wait(self) -> None:
         """Return when the prefill that was started is complete."""

@@ -2,7 +2,8 @@
 
 A section runs through the Receiver and through every Sharer, then the Fuser replaces the Receiver's
 slice of it. The last section and every decode step run through the Receiver alone. Sharer caches
-stay clean and advance also over sections that are not fused.
+stay clean and advance also over sections that are not fused. Sections share passes where they can
+(``section_passes``).
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from c2c_runtime import names
 from c2c_runtime.alignment import UNFUSED, Section
-from c2c_runtime.backend import BoundGraph
+from c2c_runtime.bound_fuser import BoundFuser
 from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.errors import UsageError
-from c2c_runtime.kv_cache import KVCache, allocate_cache, cache_bindings
+from c2c_runtime.kv_cache import KVCache, allocate_cache
 from c2c_runtime.logits import Logits
+from c2c_runtime.section_passes import Reading, plan_passes
 from c2c_runtime.section_record import SectionRecord
 from c2c_runtime.section_rules import SectionRules
 
@@ -56,8 +57,11 @@ class Conversation:
         """``receiver`` and ``sharers``: caches to use, such as a row of a batch; None: new ones."""
         bundle, memory = session.bundle, session.memory
         pair = bundle.manifest.pair
-        self._pair = pair
-        self._max_prompt_len = bundle.manifest.limits.max_prompt_len
+        limits = bundle.manifest.limits
+        # Never the whole cache at once: see ``lowering_ort``, gaps between positions need one slot more.
+        self._chunk = max(1, min(limits.max_prompt_len, limits.max_seq_len - 1))
+        needs_whole = any(link.fuses_whole_sections for link in pair.sharers)
+        self._fused_chunk = None if needs_whole else limits.max_prompt_len
         self._rules = SectionRules(pair)
         self.receiver = receiver or allocate_cache(bundle.receiver_caches, memory)
         self.sharers = (
@@ -75,7 +79,7 @@ class Conversation:
             session.graph(names.RECEIVER), self.receiver, pair.receiver.vocab_size
         )
         self._bound_sharers: list[BoundModel | None] = [None] * len(self.sharers)
-        self._bound_fuser: BoundGraph | None = None
+        self._bound_fuser: BoundFuser | None = None
 
     @property
     def session(self) -> Session:
@@ -95,8 +99,7 @@ class Conversation:
         *fused, last = sections
         self._record.keep_common(fused)
         self._session.prefixes.restore(self._record, self.receiver, self.sharers, fused)
-        for section in fused[len(self._record.sections) :]:
-            self.append(section.receiver_ids, section.sharer_ids, section.mask, section.span)
+        self.extend(fused[len(self._record.sections) :])
         self.keep()
         start = time.perf_counter()
         self._record.drop_loose_ids()
@@ -122,41 +125,51 @@ class Conversation:
         section = Section.of(receiver_ids, sharer_ids, sharers)
         if span is not None:
             section = Section(section.receiver_ids, section.sharer_ids, sharers, span)
-        self._rules.check_section(section)
-        adopted = self._record.can_adopt(section)
-        if not adopted:
-            self.receiver.require(len(receiver_ids))
-        used = [
-            (number, cache, ids)
-            for number, (cache, ids) in enumerate(
-                zip(self.sharers, section.sharer_ids, strict=True), start=1
-            )
-            if cache.buffers
-        ]
-        for _, cache, ids in used:
-            cache.require(len(ids))
+        self.extend([section])
+
+    def extend(self, sections: Sequence[Section]) -> None:
+        """Run sections that every model reads, in as few passes of each model as they allow.
+
+        The caches then hold what one ``append`` a section would leave in them. A call that fails has
+        run none of them. Raises ``UsageError`` and ``CapacityError`` before anything is written.
+        """
+        if not sections:
+            return
+        for section in sections:
+            self._rules.check_section(section)
+        num_held = self._record.num_adoptable(sections)
+        plan = plan_passes(
+            sections,
+            self.receiver,
+            self.sharers,
+            num_held=num_held,
+            unread_span=self._record.unread_span,
+            is_fusing=self._session.bundle.has_graph(names.FUSER),
+        )
         self.load_sharers()
-        if not adopted:
-            self._record.settle_loose_ids()
+        fuser = self._fuser()
+        loose_ids = self._record.begin(plan.num_held_ids)
         with self._all_or_nothing():
-            receiver_start = self.receiver.length
-            sharer_starts = [cache.length for cache in self.sharers]
-            if adopted:
-                self.receiver.advance(len(receiver_ids))
-            self._prefill_together(
-                [] if adopted else section.receiver_ids,
-                [(self._sharer(number), ids) for number, _, ids in used],
-            )
-            self.receiver.skip(section.span - len(receiver_ids))
-            for _, cache, ids in used:
-                cache.skip(section.span - len(ids))
-            if sharers != UNFUSED:
-                start = time.perf_counter()
-                self._fuse(receiver_start, sharer_starts, len(receiver_ids), sharers)
-                self.times.fuse_s += time.perf_counter() - start
-        if adopted:
-            del self._record.loose_ids[: len(receiver_ids)]
-        self._record.sections.append(section)
+            span = sum(section.span for section in sections)
+            ends = [cache.next_position + span for cache in (self.receiver, *self.sharers)]
+            self.receiver.advance(plan.num_held_ids)
+            sharers = [
+                (self._sharer(number), reading)
+                for number, reading in enumerate(plan.sharers, start=1)
+                if reading.ids
+            ]
+            for receiver_pass in plan.receiver:
+                self._read_together([(self._receiver, receiver_pass.reading), *sharers])
+                sharers = []
+                if fuser is not None and receiver_pass.fused is not None:
+                    start = time.perf_counter()
+                    fuser.fuse(receiver_pass.fused, self._fused_chunk)
+                    self.times.fuse_s += time.perf_counter() - start
+            for cache, end in zip((self.receiver, *self.sharers), ends, strict=True):
+                cache.skip(end - cache.next_position)
+        self._record.sections += sections
+        if not plan.writes_receiver:
+            self._record.loose_ids += loose_ids
 
     def decode(self, ids: Sequence[int]) -> Logits:
         """Run ``ids`` through the Receiver alone: the last section of a prompt, or a decode step.
@@ -171,8 +184,8 @@ class Conversation:
             if len(ids) == 1:
                 self._receiver.step(ids[0])
             else:
-                for first in range(0, len(ids), self._max_prompt_len):
-                    self._receiver.prefill(ids[first : first + self._max_prompt_len])
+                for first in range(0, len(ids), self._chunk):
+                    self._receiver.prefill(ids[first : first + self._chunk])
         self._record.loose_ids += ids
         return self._receiver.logits
 
@@ -215,54 +228,30 @@ class Conversation:
         self._record.loose_ids.clear()
         self.times = StageTimes()
 
-    def _prefill_together(
-        self, receiver_ids: Sequence[int], sharers: list[tuple[BoundModel, Sequence[int]]]
-    ) -> None:
-        """Prefill Receiver and Sharers side by side where the backend can, chunk by chunk.
+    def _read_together(self, readings: Sequence[tuple[BoundModel, Reading]]) -> None:
+        """Prefill Receiver, the first, and Sharers side by side where the backend can, chunk by chunk.
 
         A model's time is that of starting it and, from when all are started, of waiting for it: what
         runs side by side counts for each.
         """
-        models = [(self._receiver, receiver_ids), *sharers]
-        spent = [0.0] * len(models)
-        chunk = self._max_prompt_len
-        for first in range(0, max(len(ids) for _, ids in models), chunk):
+        spent = [0.0] * len(readings)
+        chunks = [reading.chunks(self._chunk) for _, reading in readings]
+        for parts in zip_longest(*chunks):
             started: list[int] = []
             try:
-                for index, (model, ids) in enumerate(models):
-                    if first < len(ids):
+                for index, part in enumerate(parts):
+                    if part is not None:
                         begin = time.perf_counter()
-                        model.start_prefill(ids[first : first + chunk])
+                        readings[index][0].start_prefill(part)
                         started.append(index)
                         spent[index] += time.perf_counter() - begin
             finally:
                 begin = time.perf_counter()
                 for index in started:
-                    models[index][0].wait()
+                    readings[index][0].wait()
                     spent[index] += time.perf_counter() - begin
         self.times.receiver_prefill_s += spent[0]
         self.times.sharer_prefill_s += sum(spent[1:])
-
-    def _fuse(self, start: int, sharer_starts: list[int], length: int, sharers: int) -> None:
-        """Fuse the section at ``start``: in chunks, unless a Fuser must see it as a whole."""
-        fuser = self._fuser()
-        if fuser is None:
-            return
-        several = len(self.sharers) > 1
-        whole = any(link.fuses_whole_sections for link in self._pair.sharers)
-        chunk = length if whole else self._max_prompt_len
-        for first in range(0, length, chunk):
-            offsets = np.arange(first, min(first + chunk, length), dtype=np.int64)
-            fuser.set_input(names.SLOTS, start + offsets)
-            for number, sharer_start in enumerate(sharer_starts, start=1):
-                enabled = bool(sharers >> (number - 1) & 1)
-                # A Sharer that is left out may have fewer tokens; its slots are read for nothing.
-                slots = sharer_start + offsets if enabled else np.zeros_like(offsets)
-                fuser.set_input(names.sharer_slots(number), slots)
-                if several:
-                    fuser.set_input(names.sharer_enabled(number), np.array([enabled]))
-            fuser.start()
-            fuser.wait()
 
     def _sharer(self, number: int) -> BoundModel:
         bound = self._bound_sharers[number - 1]
@@ -272,13 +261,10 @@ class Conversation:
             self._bound_sharers[number - 1] = bound
         return bound
 
-    def _fuser(self) -> BoundGraph | None:
+    def _fuser(self) -> BoundFuser | None:
         if self._bound_fuser is None and self._session.bundle.has_graph(names.FUSER):
-            inputs, outputs = cache_bindings(self.receiver.buffers)
-            for number, cache in enumerate(self.sharers, start=1):
-                for (layer, kind), buffer in cache.buffers.items():
-                    inputs[names.sharer_cache(number, layer, kind)] = buffer
-            self._bound_fuser = self._session.graph(names.FUSER).bind(inputs, outputs)
+            graph = self._session.graph(names.FUSER)
+            self._bound_fuser = BoundFuser(graph, self.receiver, self.sharers)
         return self._bound_fuser
 
     @contextmanager

@@ -74,17 +74,24 @@ class KVCache:
             )
 
     def claim(self, num_tokens: int) -> np.ndarray:
-        """Take the next ``num_tokens`` positions: writes them to ``key_positions`` and returns them,
-        int64 [1, num_tokens]. The tokens count as valid only after ``advance``."""
-        self.require(num_tokens)
-        positions = np.arange(self.next_position, self.next_position + num_tokens, dtype=np.int64)
+        """Take the next ``num_tokens`` positions, as ``claim_positions`` does."""
+        first = self.next_position
+        return self.claim_positions(np.arange(first, first + num_tokens, dtype=np.int64))
+
+    def claim_positions(self, positions: np.ndarray) -> np.ndarray:
+        """Take the next slots for tokens at ``positions``, int64 [tokens], which rise: writes them to
+        ``key_positions`` and returns them, [1, tokens]. The tokens count as valid only after ``advance``."""
+        num_tokens = len(positions)
+        self.require(num_tokens, end=int(positions[-1]) + 1 if num_tokens else None)
         self.key_positions[:, self.length : self.length + num_tokens] = positions
         return positions[np.newaxis]
 
     def advance(self, num_tokens: int) -> None:
-        """Count ``num_tokens`` claimed tokens, whose keys and values are now written, as valid."""
-        self.length += num_tokens
-        self.next_position += num_tokens
+        """Count the next ``num_tokens`` slots, whose keys and values are now written, as valid. The next
+        position is the one behind the last of them."""
+        if num_tokens:
+            self.length += num_tokens
+            self.next_position = int(self.key_positions[0, self.length - 1]) + 1
 
     def skip(self, num_positions: int) -> None:
         """Move the next position over dropped padding."""

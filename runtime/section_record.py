@@ -93,33 +93,57 @@ class SectionRecord:
             self._receiver.truncate(length, int(self._receiver.key_positions[0, length]))
             del self.loose_ids[-num_ids:]
 
-    def can_adopt(self, section: Section) -> bool:
-        """Whether the Receiver's next slots, which it has gone back from, hold this very section."""
-        ids = section.receiver_ids
-        if not ids or tuple(self.loose_ids[: len(ids)]) != ids:
-            return False
-        held = self.num_receiver_ids
-        if self._receiver.length != held:
-            return False  # it has not gone back: these ids are part of the conversation
-        first = self._receiver.next_position
-        positions = self._receiver.key_positions[0, held : held + len(ids)]
-        return bool(np.array_equal(positions, np.arange(first, first + len(ids))))
+    def num_adoptable(self, sections: Sequence[Section]) -> int:
+        """How many of these sections the Receiver's next slots, which it has gone back from, hold as a
+        run would leave them. None behind a fused one: the slots there were written before it was fused.
+        """
+        slot = self.num_receiver_ids
+        if self._receiver.length != slot:
+            return 0  # it has not gone back: these ids are part of the conversation
+        loose_ids, position = tuple(self.loose_ids), self._receiver.next_position
+        for count, section in enumerate(sections):
+            ids = section.receiver_ids
+            positions = self._receiver.key_positions[0, slot : slot + len(ids)]
+            expected = np.arange(position, position + len(ids))
+            if loose_ids[: len(ids)] != ids or not np.array_equal(positions, expected):
+                return count
+            if section.mask != UNFUSED:
+                return count + 1
+            loose_ids = loose_ids[len(ids) :]
+            slot += len(ids)
+            position += section.span
+        return len(sections)
+
+    @property
+    def unread_span(self) -> int:
+        """Positions of the ids that the Receiver alone has read since the last section, and not gone
+        back from."""
+        return self._receiver.next_position - self.span if self.loose_ids and self._is_ahead else 0
 
     def drop_loose_ids(self) -> None:
         """Forget ids that the Receiver has gone back from."""
-        if self._receiver.length == self.num_receiver_ids:
+        if not self._is_ahead:
             self.loose_ids.clear()
 
-    def settle_loose_ids(self) -> None:
-        """Before a section comes after ids of the Receiver alone: these become a section, too."""
-        self.drop_loose_ids()
-        if self.loose_ids:
-            span = self._receiver.next_position - self.span
+    def begin(self, num_held_ids: int) -> list[int]:
+        """Before sections are run: ids of the Receiver alone become a section, too. Those that it has
+        gone back from are forgotten; of them, the ones behind the ``num_held_ids`` that are adopted are
+        returned, for a run that leaves their slots alone."""
+        span = self.unread_span
+        if span:
             nothing = ((),) * len(self._sharers)
             self.sections.append(Section(tuple(self.loose_ids), nothing, UNFUSED, span))
             for cache in self._sharers:
                 cache.skip(span)
             self.loose_ids.clear()
+        behind = self.loose_ids[num_held_ids:]
+        self.loose_ids.clear()
+        return behind
+
+    @property
+    def _is_ahead(self) -> bool:
+        """Whether the Receiver holds ids behind the recorded sections."""
+        return self._receiver.length != self.num_receiver_ids
 
 
 def num_common(held: Sequence[Section], wanted: Sequence[Section]) -> int:

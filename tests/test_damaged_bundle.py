@@ -13,7 +13,7 @@ from tiny_bundles import copied, rehashed, resigned, sha256_of, text_bundle
 
 from c2c_runtime.bundle import MANIFEST_NAME, Bundle, digest_of, read_manifest
 from c2c_runtime.errors import BundleError
-from c2c_runtime.manifest import FileEntry
+from c2c_runtime.manifest import SCHEMA_VERSION, FileEntry
 
 GRAPHS = "graphs/ort"
 FILES = (
@@ -125,8 +125,8 @@ def _edit(bundle, change):
 
 
 def test_a_newer_schema(refused, bundle):
-    _edit(bundle, lambda fields: fields.update(schema_version=2, files=[], surprise=1))
-    refused("schema version 2; this runtime reads version 1", "upgrade c2c-export")
+    _edit(bundle, lambda fields: fields.update(schema_version=99, files=[], surprise=1))
+    refused(f"schema version 99; this runtime reads version {SCHEMA_VERSION}", "upgrade c2c-export")
 
 
 def test_unknown_missing_and_wrong_fields_are_named(refused, bundle):

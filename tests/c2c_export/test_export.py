@@ -4,6 +4,7 @@ architecture: windows passed, rope scaling past its original context, dirty buff
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from c2c_runtime.host_memory import HostMemory
 from c2c_runtime.kv_cache import CacheSpec, allocate_cache, allocate_rows
 from c2c_runtime.manifest import GraphSpec
 from c2c_runtime.ort_backend import OrtGraph
+from c2c_runtime.section_passes import Reading
 
 CAPACITY = 64
 MODELS = {
@@ -142,6 +144,23 @@ def test_positions_ahead_of_the_cache_equal_masked_padding(model):
     for start, stop, gap in ((0, 10, 5), (15, 35, 6), (41, 46, 0)):
         bound.prefill(IDS[start:stop])
         bound.cache.skip(gap)
+    np.testing.assert_allclose(bound.logits, logits, rtol=0, atol=1e-4)
+    for layer, cached in enumerate(cache.layers):
+        wanted = cached.keys[:, :, real].numpy()
+        np.testing.assert_allclose(bound.cache.valid(layer, "key"), wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("cuts", [(0, 32), (0, 7, 32), (0, 1, 20, 32)])
+def test_positions_with_gaps_within_one_pass_equal_masked_padding(model, cuts):
+    """The first pass over an empty cache, too, where ONNX Runtime by itself counts on from the first."""
+    real = [*range(3, 10), *range(15, 35), *range(41, 46)]
+    padded = [IDS[i] if i in real else 0 for i in range(46)]
+    logits, cache = model.expected(padded, list(range(46)), [int(i in real) for i in range(46)])
+    bound = model.bound()
+    for start, stop in pairwise(cuts):
+        positions = np.array(real[start:stop])
+        bound.start_prefill(Reading(tuple(IDS[i] for i in positions), positions))
+        bound.wait()
     np.testing.assert_allclose(bound.logits, logits, rtol=0, atol=1e-4)
     for layer, cached in enumerate(cache.layers):
         wanted = cached.keys[:, :, real].numpy()

@@ -93,6 +93,28 @@ def text_bundle(factory: pytest.TempPathFactory) -> Path:
     return made_once(factory, "text", make)
 
 
+def two_sharer_bundle(factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a Receiver and two Sharers with windows of 16 positions, capacity 96, 16 tokens a pass."""
+
+    def make(directory: Path) -> None:
+        few = {"layers": 2}
+        first, second = (
+            tiny_pair(
+                directory / str(seed), "mistral", "mistral", seed=seed, receiver=few, sharer=few
+            )
+            for seed in (0, 10)
+        )
+        source = explicit_pair(
+            str(first["receiver"]),
+            [str(first["sharer"]), str(second["sharer"])],
+            [first["fuser"], second["fuser"]],
+        )
+        options = BuildOptions(max_seq_len=96, max_prompt_len=16, verify=False)
+        build_bundle(source, directory / "bundle", options, Stages())
+
+    return made_once(factory, "two_sharers", make) / "bundle"
+
+
 def copied(bundle: Path, target: Path) -> Path:
     """A copy that a test may change."""
     return Path(shutil.copytree(bundle, target))

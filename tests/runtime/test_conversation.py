@@ -197,7 +197,7 @@ def test_a_fuser_that_needs_whole_sections_gets_them(session, monkeypatch):
         conversation = changed.conversation()
         runs.clear()
         conversation.append(*section(session, IDS[:40]))
-        assert runs.count(conversation._bound_fuser) == num_fuses
+        assert runs.count(conversation._bound_fuser.bound) == num_fuses
         with pytest.raises(UsageError, match="weights for 40"):
             changed.conversation().append(*section(session, IDS[:41]))
 

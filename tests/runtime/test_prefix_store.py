@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tiny_bundles import made_once, text_bundle
-from tiny_models import tiny_pair
+from tiny_bundles import text_bundle, two_sharer_bundle
 
-from c2c_export.build import BuildOptions, build_bundle
-from c2c_export.pair import explicit_pair
-from c2c_export.progress import Stages
 from c2c_runtime import GenerationOptions, Session, answer_batch
 from c2c_runtime.alignment import UNFUSED, Section
 from c2c_runtime.ort_backend import BoundOrtGraph
@@ -18,25 +14,10 @@ GREEDY = GenerationOptions(max_new_tokens=8, ignore_eos=True)
 IDS = [int(i) for i in np.random.default_rng(5).integers(10, 250, 90)]
 
 
-def _two_sharers(directory):
-    few = {"layers": 2}
-    first, second = (
-        tiny_pair(directory / str(seed), "mistral", "mistral", seed=seed, receiver=few, sharer=few)
-        for seed in (0, 10)
-    )
-    source = explicit_pair(
-        str(first["receiver"]),
-        [str(first["sharer"]), str(second["sharer"])],
-        [first["fuser"], second["fuser"]],
-    )
-    options = BuildOptions(max_seq_len=96, max_prompt_len=16, verify=False)
-    build_bundle(source, directory / "bundle", options, Stages())
-
-
 @pytest.fixture(scope="module")
 def windowed(tmp_path_factory):
     """Receiver and two Sharers with windows of 16 tokens; prompts are longer."""
-    return made_once(tmp_path_factory, "prefix_two_sharers", _two_sharers) / "bundle"
+    return two_sharer_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
