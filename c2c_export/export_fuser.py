@@ -18,6 +18,7 @@ from torch.export import Dim
 
 from c2c_export.export_graph import Signature, cache_shape, example_cache, export_graph
 from c2c_export.fuser import FuserLayer
+from c2c_export.fuser_functions import LayerFunctions, Read
 from c2c_export.graph_options import ORT, GraphOptions, Lowering
 from c2c_export.operators import fuse_norms
 from c2c_export.weights import convert_weights
@@ -39,6 +40,7 @@ class FuserGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.lowering = lowering
+        self.functions = LayerFunctions(lowering.opset)
         self.parallel = pair.multi_sharer == "parallel"
         self.modules_by_layer: dict[int, list[tuple[int, int, FuserLayer]]] = {}
         for number, (sharer, fuser) in enumerate(zip(pair.sharers, fusers, strict=True), start=1):
@@ -96,15 +98,11 @@ class FuserGraph(nn.Module):
         start = dict(current)
         for number, source, module in self.modules_by_layer[layer]:
             base = start if self.parallel else current
-            results = module(
-                sections.get((number, source, "key")),
-                sections.get((number, source, "value")),
-                base.get("key"),
-                base.get("value"),
-            )
-            for kind, result in zip(names.KINDS, results, strict=True):
-                if kind not in module.writes:
-                    continue
+            caches: dict[Read, Tensor | None] = {}
+            for kind in names.KINDS:
+                caches["sharer", kind] = sections.get((number, source, kind))
+                caches["receiver", kind] = base.get(kind)
+            for kind, result in self.functions.call(module, caches).items():
                 # Changes add up in float32, and the sum is rounded once.
                 fused = (
                     current[kind].float() + (result.float() - start[kind].float())
@@ -132,7 +130,8 @@ def export_fuser(
     graph = FuserGraph(pair, fusers, options.lowering)
     if not graph.targets:
         return None
-    return export_graph(graph, _signature(pair, graph, options), names.FUSER, directory, options)
+    signature = _signature(pair, graph, options)
+    return export_graph(graph, signature, names.FUSER, directory, options, graph.functions.traced)
 
 
 def _converted(fuser: dict[int, FuserLayer], dtype: torch.dtype) -> dict[int, FuserLayer]:

@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,21 @@ class Signature:
 
 
 def export_graph(
-    module: nn.Module, signature: Signature, role: str, directory: Path, options: GraphOptions
+    module: nn.Module,
+    signature: Signature,
+    role: str,
+    directory: Path,
+    options: GraphOptions,
+    functions: Callable[[], Iterable[ir.Function]] = tuple,
 ) -> GraphSpec:
     """Trace ``module`` and write ``<role>.onnx`` and ``<role>.onnx.data`` into ``directory``.
 
+    ``functions``: asked after the trace for what its calls stand for.
     Returns the graph's description; its path is relative to the bundle's root, two folders up.
     """
-    model = _trace(module, signature, options.lowering.opset)
+    model = trace(module, signature, options.lowering.opset)
+    for function in functions():
+        model.functions[function.identifier()] = function
     apply_passes(model, options.dialect)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{role}.onnx"
@@ -77,7 +85,8 @@ def export_graph(
     )
 
 
-def _trace(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
+def trace(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
+    """The graph that ``module`` computes, as it is traced: no pass has run yet."""
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module.eval(),

@@ -8,7 +8,7 @@ computation: Fu et al., "Cache-to-Cache", arXiv 2510.03215, and its published ch
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeGuard
 
@@ -107,6 +107,12 @@ class FuserLayer(nn.Module):
     def reads(self) -> frozenset[Kind]:
         """The kinds of cache, of both models, that it takes to compute ``writes``."""
         return self.writes
+
+    @property
+    def facts(self) -> Hashable:
+        """All that its computation depends on besides weights and caches. Layers of one class with
+        equal facts and weights of equal names and sizes compute alike."""
+        return self.shape, self.writes
 
     @property
     def key_gate(self) -> bool:

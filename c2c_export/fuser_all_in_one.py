@@ -5,7 +5,7 @@ Source of the computation: the published code of Fu et al., "Cache-to-Cache", ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import ClassVar
 
 import torch
@@ -155,6 +155,11 @@ class AllInOneFuserLayer(FuserLayer):
         self.writes = frozenset(KINDS if self._is_open or not keeps_receiver else ())
 
     @property
+    def facts(self) -> Hashable:
+        """The options, and whether the gate is open."""
+        return super().facts, self.args, self._is_open
+
+    @property
     def section_limits(self) -> SectionLimits:
         """Parameters that count from a section's first token, and averages over its tokens."""
         whole = None
@@ -222,7 +227,7 @@ class AllInOneFuserLayer(FuserLayer):
         if hidden is not None:
             logits = _per_head(self.get_submodule(f"{kind}_weight_head")(hidden), args.weight)
         else:
-            logits = _first_places(self.get_parameter(f"{kind}_weight"), seen)
+            logits = _first_places(getattr(self, f"{kind}_weight"), seen)
         weight = torch.sigmoid(logits / args.scalar_temperature)
         receiver = seen["receiver", kind]
         own = torch.zeros_like(receiver)

@@ -31,6 +31,7 @@ from onnxscript.rewriter.rules.common import (
 
 from c2c_export.passes.clear_shapes import ClearIntermediateShapes
 from c2c_export.passes.collapse_reshapes import CollapseReshapes
+from c2c_export.passes.constant_reshapes import ConstantReshapes
 from c2c_export.passes.pack_attention import PackAttention
 from c2c_export.passes.pack_products import PackProducts
 from c2c_export.passes.share_weights import ShareWeights
@@ -65,6 +66,7 @@ def apply_passes(model: ir.Model, dialect: Dialect) -> None:
         ShareWeights(),
         TransposeWeights(),
         CollapseReshapes(),
+        ConstantReshapes(),
         RemoveUnusedNodesPass(),
         *fusions,
         RemoveUnusedNodesPass(),

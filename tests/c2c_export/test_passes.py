@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from c2c_export.passes.clear_shapes import ClearIntermediateShapes
+from c2c_export.passes.constant_reshapes import ConstantReshapes
 from c2c_export.passes.transpose_weights import TransposeWeights
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -73,3 +74,47 @@ def test_only_shapes_inside_a_graph_are_dropped(shared):
     assert all(value.shape is not None for value in (*model.graph.inputs, *model.graph.outputs))
     assert not ClearIntermediateShapes()(model).modified
     np.testing.assert_allclose(run(model)[0], X @ WEIGHT.T)
+
+
+def reshape_model(source: list, result: list) -> ir.Model:
+    """y = reshape(x, shape(like)), as traces compute their targets."""
+    x, like, y = (
+        ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(ir.DataType.FLOAT))
+        for name, dims in (("x", source), ("like", result), ("y", result))
+    )
+    shape = ir.node("Shape", [like])
+    reshape = ir.node("Reshape", [x, shape.outputs[0]], {"allowzero": 1}, outputs=[y])
+    graph = ir.Graph([x, like], [y], nodes=[shape, reshape], opset_imports={"": 23}, name="g")
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("source", "result", "sizes"),
+    [
+        (["batch", "tokens", 2, 3], ["batch", "tokens", 6], (2, 5)),
+        (["batch", "tokens", 6], ["batch", "tokens", 2, 3], (1, 1)),
+        (["batch", 2, 3, "tokens"], ["batch", 6, "tokens"], (3, 4)),  # one that has moved
+        (["tokens"], [1, "tokens", 1], (1, 7)),
+    ],
+)
+def test_a_target_that_the_trace_knows_becomes_a_constant(source, result, sizes):
+    model = reshape_model(source, result)
+    assert ConstantReshapes()(model).modified
+    assert not ConstantReshapes()(model).modified
+    by_name = dict(zip(("batch", "tokens"), sizes, strict=True))
+    x, like = (np.zeros([by_name.get(dim, dim) for dim in dims]) for dims in (source, result))
+    x = np.arange(x.size).reshape(x.shape)
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString())
+    inputs = {"x": x.astype(np.float32), "like": like.astype(np.float32)}
+    (found,) = session.run(None, inputs)
+    np.testing.assert_array_equal(found, x.reshape(like.shape))
+
+
+@pytest.mark.parametrize(
+    ("source", "result"),
+    [(["n", "m"], ["m", "n"]), (["n", 6], ["a", "b"]), (["n", None], [None, None, 2])],
+)
+def test_a_target_that_could_be_several_stays_computed(source, result):
+    model = reshape_model(source, result)
+    assert not ConstantReshapes()(model).modified
+    assert [node.op_type for node in model.graph] == ["Shape", "Reshape"]
