@@ -6,7 +6,7 @@ through the Receiver's graph in decode steps and compares. Needs no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,16 @@ def sampled_ids(vocab_size: int) -> np.ndarray:
 
 def measure_loss(session: Session, path: Path) -> Loss:
     """Run the tokens of the reference at ``path`` through the session's Receiver, one a step."""
-    reference = LossReference.load(path)
     conversation = session.conversation()
+    return loss_of(
+        lambda token_id: conversation.decode([token_id]).numpy(), LossReference.load(path)
+    )
+
+
+def loss_of(step: Callable[[int], np.ndarray], reference: LossReference) -> Loss:
+    """What a model loses. ``step``: its logits [vocab_size] after one more token."""
     rows = [
-        _measure_token(conversation.decode([int(token_id)]).numpy(), reference, place)
+        _measure_token(step(int(token_id)), reference, place)
         for place, token_id in enumerate(reference.token_ids)
     ]
     surprise = -float(np.mean([row.next_log_prob for row in rows[:-1]]))

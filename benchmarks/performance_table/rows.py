@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.performance_table.measured import Measured
 
@@ -52,6 +52,13 @@ def row(what: str, target: str, *limits: Limit) -> Row:
     return Row(what, target, "; ".join(map(str, limits)), ok)
 
 
+def _with(made: Row, beside: float | str | None, words: str) -> Row:
+    """The row with one more number, which no target is about; as it is if that was not measured."""
+    if beside is None:
+        return made
+    return replace(made, reached=f"{made.reached} ({words.format(beside)})")
+
+
 def all_rows(measured: Measured) -> list[Row]:
     """Every row, in the order of the page."""
     return [make(measured) for make in _ROWS]
@@ -73,11 +80,13 @@ def _decode_int4(m: Measured) -> Row:
         for name in ("genai-int4", "llamacpp")
     }
     # At most 0.75 of the better one is at most 0.75 of each.
-    return row(
+    made = row(
         "decode step, int4",
         "at most 0.75 of the better of ONNX Runtime GenAI int4 and llama.cpp Q4",
         *(Limit(name, value, 0.75) for name, value in peers.items()),
     )
+    mixed = m.ratio("int4 receiver", "genai-int4-mixed", "decode_step", SHORT)
+    return _with(made, mixed, "to GenAI's int4 with a part in 8 bits: {:.2f}")
 
 
 def _decode_eager(m: Measured) -> Row:
@@ -104,7 +113,7 @@ def _prefill(m: Measured) -> Row:
 def _first_token_eager(m: Measured) -> Row:
     bounds = {MIDDLE: 0.33, LONG: 0.42}
     lean = [m.ratio("fp32 c2c", "eager-last", "first_token", length) for length in bounds]
-    beside = "" if None in lean else " and ".join(f"{value:.2f}" for value in lean)
+    beside = None if None in lean else " and ".join(f"{value:.2f}" for value in lean)
     made = row(
         "time to first token of C2C against the eager chain, 128 and 512 tokens, fp32",
         "at most 0.33 and 0.42",
@@ -113,10 +122,7 @@ def _first_token_eager(m: Measured) -> Row:
             for length, bound in bounds.items()
         ),
     )
-    if not beside:
-        return made
-    more = f"{made.reached} (to a chain that computes no logits but the last: {beside})"
-    return Row(made.what, made.target, more, made.ok)
+    return _with(made, beside, "to a chain that computes no logits but the last: {}")
 
 
 def _first_token_prefills(m: Measured) -> Row:

@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from c2c_export.bench.contender import Mode, Run
 from c2c_export.bench.peer import PeerSetup, import_peer
@@ -20,8 +22,15 @@ from c2c_export.demo import cache_directory
 from c2c_export.tokenizers import load_tokenizer
 from c2c_runtime.errors import UnavailableError
 
-# The block and accuracy level that MatMulNBits of a bundle has, too.
-_OPTIONS = {"fp32": (), "int4": ("int4_block_size=32", "int4_accuracy_level=4")}
+Precision = Literal["fp32", "int4", "int4-mixed"]
+# The block and accuracy level that MatMulNBits of a bundle has, too. By default 4 bits are everywhere;
+# mixed is the builder's own choice of what keeps 8: the LM head, and attention and MLP of some layers.
+_FOUR_BITS = ("int4_block_size=32", "int4_accuracy_level=4")
+_OPTIONS: dict[Precision, tuple[str, ...]] = {
+    "fp32": (),
+    "int4": _FOUR_BITS,
+    "int4-mixed": (*_FOUR_BITS, "int4_algo_config=k_quant_mixed"),
+}
 
 
 class GenAI:
@@ -30,7 +39,7 @@ class GenAI:
     mode: Mode = "receiver"
     is_peer = True
 
-    def __init__(self, setup: PeerSetup, precision: Literal["fp32", "int4"]) -> None:
+    def __init__(self, setup: PeerSetup, precision: Precision) -> None:
         self.name = f"genai-{precision}"
         self._og = import_peer("onnxruntime_genai", "onnxruntime-genai")
         directory = _built(setup.source.receiver, precision, self._og.__version__)
@@ -61,12 +70,25 @@ class GenAI:
             steps.append(time.perf_counter() - started)
         return Run(first_token_s, {}, tuple(steps), token_ids=tuple(token_ids))
 
+    def stepper(self) -> Callable[[int], np.ndarray]:
+        """An empty conversation: the logits [vocab_size] after one more token, a call a token."""
+        params = self._og.GeneratorParams(self._model)
+        params.set_search_options(max_length=self._max_seq_len, do_sample=False)
+        generator = self._og.Generator(self._model, params)
+
+        def step(token_id: int) -> np.ndarray:
+            generator.append_tokens([token_id])
+            logits: np.ndarray = generator.get_logits().reshape(-1)
+            return logits
+
+        return step
+
     def close(self) -> None:
         """Drop the model."""
         del self._model
 
 
-def _built(source: ModelSource, precision: str, version: str) -> Path:
+def _built(source: ModelSource, precision: Precision, version: str) -> Path:
     """The model directory that GenAI's builder makes of a checkpoint; made once and kept."""
     file = source.directory / (source.gguf_file or "config.json")
     facts = f"{file} {file.stat().st_mtime_ns} {precision} {_OPTIONS[precision]} {version}"
@@ -79,7 +101,8 @@ def _built(source: ModelSource, precision: str, version: str) -> Path:
     checkpoint = partial / "checkpoint"
     _write_checkpoint(source, checkpoint)
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-    command += ["-i", str(checkpoint), "-o", str(partial / "model"), "-p", precision, "-e", "cpu"]
+    command += ["-i", str(checkpoint), "-o", str(partial / "model")]
+    command += ["-p", precision.removesuffix("-mixed"), "-e", "cpu"]
     command += ["-c", str(partial / "cache")]
     if _OPTIONS[precision]:
         command += ["--extra_options", *_OPTIONS[precision]]

@@ -41,7 +41,7 @@ def _transformers(setup: PeerSetup) -> list[Contender]:
 def _genai(setup: PeerSetup) -> list[Contender]:
     from c2c_export.bench.peer_genai import GenAI
 
-    return [GenAI(setup, "fp32"), GenAI(setup, "int4")]
+    return [GenAI(setup, "fp32"), GenAI(setup, "int4"), GenAI(setup, "int4-mixed")]
 
 
 def _llamacpp(setup: PeerSetup) -> list[Contender]:
