@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,18 @@ import pytest
 from c2c_runtime.machine import detect_machine
 
 _LONG = {"test_combinations", "test_engine_bundles", "test_scatter_golden", "test_static_golden"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker keeps to cores of its own, and so do the threads of torch and ONNX Runtime in it: where
+    each worker has a thread for every core, they wait for each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if not worker or not hasattr(os, "sched_setaffinity"):
+        return
+    num_workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    cores = sorted(os.sched_getaffinity(0))
+    if num_workers <= len(cores):
+        os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: num_workers])
 
 
 def _why_no_gpu() -> str | None:

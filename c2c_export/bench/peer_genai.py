@@ -25,11 +25,11 @@ from c2c_runtime.errors import UnavailableError
 Precision = Literal["fp32", "int4", "int4-mixed"]
 # The block and accuracy level that MatMulNBits of a bundle has, too. By default 4 bits are everywhere;
 # mixed is the builder's own choice of what keeps 8: the LM head, and attention and MLP of some layers.
-_FOUR_BITS = ("int4_block_size=32", "int4_accuracy_level=4")
+_FOUR_BITS = ("block_size=32", "accuracy_level=4")
 _OPTIONS: dict[Precision, tuple[str, ...]] = {
     "fp32": (),
     "int4": _FOUR_BITS,
-    "int4-mixed": (*_FOUR_BITS, "int4_algo_config=k_quant_mixed"),
+    "int4-mixed": (*_FOUR_BITS, "algo_config=k_quant_mixed"),
 }
 
 
