@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 
 from c2c_export.bench.contender import Mode, Run
 from c2c_export.bench.peer import PeerSetup, import_peer
+from c2c_export.checkpoints import ModelSource
 from c2c_runtime.errors import UnavailableError
+
+# Exits as soon as there is a token: only how the process ends counts.
+_PROBE = """
+import sys, llama_cpp
+model = llama_cpp.Llama(sys.argv[1], n_ctx=16, verbose=False)
+next(model.generate([1, 2, 3], temp=0.0, top_k=1))
+"""
 
 
 class LlamaCpp:
@@ -25,6 +36,7 @@ class LlamaCpp:
                 f"llama.cpp reads GGUF files, and {receiver.name} is none",
                 "give the Receiver as a GGUF file, or leave llamacpp out of --peers",
             )
+        _check_in_a_process_of_its_own(receiver)
         self._model = llama_cpp.Llama(
             str(receiver),
             n_ctx=setup.max_seq_len,
@@ -51,3 +63,16 @@ class LlamaCpp:
     def close(self) -> None:
         """Free the model."""
         self._model.close()
+
+
+def _check_in_a_process_of_its_own(receiver: ModelSource) -> None:
+    """Raise ``UnavailableError`` if llama.cpp ends the process that runs it. Compiled for a processor
+    whose AMX this machine does not allow, it does, and a measurement would end with it."""
+    command = [sys.executable, "-c", _PROBE, str(receiver)]
+    code = subprocess.run(command, capture_output=True, check=False).returncode
+    if code < 0:
+        raise UnavailableError(
+            f"llama.cpp ends its process with {signal.Signals(-code).name}",
+            "compile it without what this machine lacks: CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX2=ON "
+            "-DGGML_FMA=ON -DGGML_F16C=ON' pip install --force-reinstall --no-cache-dir llama-cpp-python",
+        )

@@ -6,9 +6,14 @@ import json
 import re
 import sys
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import pytest
 from tiny_bundles import copied, options_of, pair_paths, text_bundle
+
+from c2c_export.bench.peer import PeerSetup
+from c2c_export.checkpoints import ModelSource
+from c2c_runtime.errors import UnavailableError
 
 SMALL = ["--prompt-tokens", "6,12", "--new-tokens", 3, "--rounds", 2, "--threads", 1]
 
@@ -204,3 +209,28 @@ def test_what_makes_no_sense_is_refused(cli, tiny, options, says):
 
 def test_no_bundle(cli, tmp_path):
     assert cli("bench", tmp_path).code == 3
+
+
+@pytest.mark.parametrize("what_it_does", ["os.kill(os.getpid(), signal.SIGILL)", "pass"])
+def test_a_peer_that_would_end_the_process_is_left_out(tmp_path, monkeypatch, what_it_does):
+    """llama.cpp compiled for instructions that this machine does not have."""
+    from c2c_export.bench.peer_llamacpp import LlamaCpp
+
+    (tmp_path / "llama_cpp.py").write_text(
+        "import os, signal\n"
+        "class Llama:\n"
+        f"    def __init__(self, path, **options): {what_it_does}\n"
+        "    def generate(self, ids, **options): yield 1\n"
+        "    def reset(self): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    source = SimpleNamespace(receiver=ModelSource("model.gguf", tmp_path, "model.gguf"))
+    setup = PeerSetup(source, lambda ids: (), 64, 1)
+    if what_it_does == "pass":
+        assert LlamaCpp(setup).run([1, 2], 1).token_ids == (1,)
+    else:
+        with pytest.raises(UnavailableError, match=r"SIGILL\n.*GGML_NATIVE=OFF"):
+            LlamaCpp(setup)
+    sys.modules.pop("llama_cpp", None)
