@@ -151,6 +151,14 @@ def test_decode_steps_do_not_grow(bundle):
             tracemalloc.stop()
 
 
+def test_a_graphs_threads_rest_when_its_run_is_over(bundle):
+    """Else they spin for a while on the cores that the chain's next graph needs."""
+    with Session.open(bundle, device="cpu") as session:
+        for role in (names.RECEIVER, *session.fusing_roles):
+            options = session.graph(role).session.get_session_options()
+            assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 def test_threads_are_cores_that_may_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3, 8}, raising=False)
     cpus, groups = tmp_path / "cpus", tmp_path / "groups"
