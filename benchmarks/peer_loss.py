@@ -12,14 +12,12 @@ from pathlib import Path
 import click
 
 from c2c_export.bench.peer import PeerSetup
-from c2c_export.bench.peer_genai import GenAI, Precision
+from c2c_export.bench.peer_genai import PRECISIONS, GenAI
 from c2c_export.pair import parse_pair
 from c2c_runtime.bundle import Bundle
 from c2c_runtime.cores import num_usable_cores
 from c2c_runtime.loss import LossReference, loss_as_json, loss_of
 from c2c_runtime.manifest import Loss
-
-PRECISIONS: tuple[Precision, ...] = ("fp32", "int4", "int4-mixed")
 
 
 @click.command()

@@ -54,16 +54,17 @@ class LayerFunctions:
 
         ``caches``: [batch, kv_heads, tokens, head_dim] each, None where there is none.
         """
-        reads = tuple(read for read in _READS if read[1] in layer.reads)
-        given: list[Tensor] = []
-        for read in reads:
+        given: dict[Read, Tensor] = {}
+        for read in _READS:
             cache = caches[read]
+            if read[1] not in layer.reads:
+                continue
             if cache is None:
                 raise ValueError(f"a Fuser layer reads {' '.join(read)}, which is not there")
-            given.append(cache)
+            given[read] = cache
         weights = _weights(layer)
         sizes = [(name, tuple(weight.shape), weight.dtype) for name, weight in weights.items()]
-        heads = [(cache.shape[1], cache.shape[3], cache.dtype) for cache in given]
+        heads = [(cache.shape[1], cache.shape[3], cache.dtype) for cache in given.values()]
         alike = (type(layer), layer.facts, tuple(sizes), tuple(heads))
         if alike not in self._functions:
             examples = tuple(
@@ -72,14 +73,14 @@ class LayerFunctions:
             )
             writes = tuple(kind for kind in names.KINDS if kind in layer.writes)
             name = f"fuser_layer_{len(self._functions)}"
-            self._functions[alike] = _Function(name, layer, reads, writes, examples)
+            self._functions[alike] = _Function(name, layer, tuple(given), writes, examples)
         function = self._functions[alike]
-        results = [caches["receiver", kind] for kind in function.writes]
+        changed = [given["receiver", kind] for kind in function.writes]
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{_DOMAIN}::{function.name}",
-            [*given, *weights.values()],
-            dtypes=[result.dtype for result in results if result is not None],
-            shapes=[result.shape for result in results if result is not None],
+            [*given.values(), *weights.values()],
+            dtypes=[cache.dtype for cache in changed],
+            shapes=[cache.shape for cache in changed],
             version=1,
         )
         return dict(zip(function.writes, outputs, strict=True))

@@ -31,6 +31,7 @@ _OPTIONS: dict[Precision, tuple[str, ...]] = {
     "int4": _FOUR_BITS,
     "int4-mixed": (*_FOUR_BITS, "algo_config=k_quant_mixed"),
 }
+PRECISIONS: tuple[Precision, ...] = tuple(_OPTIONS)
 
 
 class GenAI:

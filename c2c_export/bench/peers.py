@@ -39,9 +39,9 @@ def _transformers(setup: PeerSetup) -> list[Contender]:
 
 
 def _genai(setup: PeerSetup) -> list[Contender]:
-    from c2c_export.bench.peer_genai import GenAI
+    from c2c_export.bench.peer_genai import PRECISIONS, GenAI
 
-    return [GenAI(setup, "fp32"), GenAI(setup, "int4"), GenAI(setup, "int4-mixed")]
+    return [GenAI(setup, precision) for precision in PRECISIONS]
 
 
 def _llamacpp(setup: PeerSetup) -> list[Contender]:
