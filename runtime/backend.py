@@ -121,6 +121,12 @@ class Backend(Protocol):
         """Whether ``load`` may be called by several threads at a time."""
         ...
 
+    @property
+    def max_pass_len(self) -> int | None:
+        """Tokens that one run of a model should read at most: more in one run are slower, or take too
+        much memory. None: as many as its graph takes."""
+        ...
+
     def load(self, role: str) -> Graph:
         """Load the graph of a role. ``BundleError`` if it is damaged, ``UnavailableError`` if this
         machine cannot run it."""

@@ -22,7 +22,7 @@ from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.errors import UsageError
 from c2c_runtime.kv_cache import KVCache, allocate_cache
 from c2c_runtime.logits import Logits
-from c2c_runtime.section_passes import Reading, plan_passes
+from c2c_runtime.section_passes import Reading, even_parts, plan_passes
 from c2c_runtime.section_record import SectionRecord
 from c2c_runtime.section_rules import SectionRules
 
@@ -59,7 +59,8 @@ class Conversation:
         pair = bundle.manifest.pair
         limits = bundle.manifest.limits
         # Never the whole cache at once: see ``lowering_ort``, gaps between positions need one slot more.
-        self._chunk = max(1, min(limits.max_prompt_len, limits.max_seq_len - 1))
+        longest = min(limits.max_prompt_len, limits.max_seq_len - 1)
+        self._longest_pass = max(1, min(longest, session.max_pass_len or longest))
         needs_whole = any(link.fuses_whole_sections for link in pair.sharers)
         self._fused_chunk = None if needs_whole else limits.max_prompt_len
         self._rules = SectionRules(pair)
@@ -184,8 +185,8 @@ class Conversation:
             if len(ids) == 1:
                 self._receiver.step(ids[0])
             else:
-                for first in range(0, len(ids), self._chunk):
-                    self._receiver.prefill(ids[first : first + self._chunk])
+                for part in even_parts(len(ids), self._longest_pass):
+                    self._receiver.prefill(ids[part])
         self._record.loose_ids += ids
         return self._receiver.logits
 
@@ -235,7 +236,7 @@ class Conversation:
         runs side by side counts for each.
         """
         spent = [0.0] * len(readings)
-        chunks = [reading.chunks(self._chunk) for _, reading in readings]
+        chunks = [reading.chunks(self._longest_pass) for _, reading in readings]
         for parts in zip_longest(*chunks):
             started: list[int] = []
             try:

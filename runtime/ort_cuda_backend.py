@@ -50,6 +50,10 @@ class OrtCudaBackend:
         """Not tried."""
         return False
 
+    @property
+    def max_pass_len(self) -> None:
+        """Not measured: no pass is cut."""
+
     def load(self, role: str) -> OrtCudaGraph:
         """The graph of a role. ``UnavailableError`` if ONNX Runtime would run it on the CPU."""
         path = self._bundle.path_of(self._bundle.graph(role).path)

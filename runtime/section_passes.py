@@ -25,8 +25,7 @@ class Reading:
 
     def chunks(self, num_tokens: int) -> Iterator[Reading]:
         """The same in parts of at most ``num_tokens``; none if there is nothing to read."""
-        for first in range(0, len(self.ids), num_tokens):
-            part = slice(first, first + num_tokens)
+        for part in even_parts(len(self.ids), num_tokens):
             yield Reading(self.ids[part], self.positions[part])
 
 
@@ -99,6 +98,14 @@ def plan_passes(
             cache.require(reader.slot - cache.length, end=reader.end)
     held = sum(len(section.receiver_ids) for section in sections[:num_held])
     return SectionPasses(tuple(reader.take() for reader in others), tuple(passes), held)
+
+
+def even_parts(length: int, longest: int) -> Iterator[slice]:
+    """As few parts of at most ``longest`` as make up ``length``, as even as can be: a short one costs
+    nearly what a long one does, because it reads all weights."""
+    num_parts = -(-length // longest)
+    for number in range(num_parts):
+        yield slice(length * number // num_parts, length * (number + 1) // num_parts)
 
 
 class _Reader:

@@ -121,6 +121,11 @@ class Session:
         return self._backend.memory
 
     @property
+    def max_pass_len(self) -> int | None:
+        """Tokens that one run of a model should read at most here; None: as many as its graph takes."""
+        return self._backend.max_pass_len
+
+    @property
     def fusing_roles(self) -> tuple[str, ...]:
         """The graphs that a conversation with its Sharers needs besides the Receiver."""
         sharers = enumerate(self.bundle.manifest.pair.sharers, start=1)

@@ -50,6 +50,10 @@ class TensorRTBackend:
         """Not tried."""
         return False
 
+    @property
+    def max_pass_len(self) -> None:
+        """Not measured: no pass is cut."""
+
     def load(self, role: str) -> TensorRTGraph:
         """Deserialise the engine of a role. ``BundleError`` if TensorRT does not take it."""
         spec = self._engines[role]

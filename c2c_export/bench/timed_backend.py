@@ -44,6 +44,11 @@ class TimedBackend:
         """The backend's word; one that says nothing loads graph by graph."""
         return bool(getattr(self._backend, "loads_in_threads", False))
 
+    @property
+    def max_pass_len(self) -> int | None:
+        """The backend's."""
+        return self._backend.max_pass_len
+
     def load(self, role: str) -> Graph:
         """The backend's graph, timed."""
         return _TimedGraph(self._backend.load(role), role, self._calls)
