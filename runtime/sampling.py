@@ -64,6 +64,7 @@ class Sampler:
     def __init__(self, options: SamplingOptions) -> None:
         self.options = options
         self._random = np.random.default_rng(options.seed)
+        self._num_needed = _num_needed(options)
 
     def next_id(self, logits: Logits | LogitArray, previous_ids: TokenIds = ()) -> int:
         """The next id, from logits ``[vocab]`` and all ids so far (prompt and answer).
@@ -79,17 +80,10 @@ class Sampler:
             logits = logits.numpy()
         return self._choose(_penalised(logits, previous_ids, self.options.repetition_penalty))
 
-    @property
-    def _num_needed(self) -> int:
-        """How many of the largest logits decide; 0 if all do."""
-        if self.options.repetition_penalty != 1.0:
-            return 0
-        return 1 if self.options.is_greedy else self.options.top_k
-
     def _choose(self, logits: LogitArray) -> int:
         """Index into ``logits`` of the chosen token."""
         best = int(np.argmax(logits))
-        if not np.isfinite(logits[best]):
+        if not math.isfinite(logits[best]):
             raise C2CError(
                 f"the model's highest logit is {logits[best]}",
                 "run `c2c-export verify` on the bundle; a build in fp32 tells whether the "
@@ -101,6 +95,13 @@ class Sampler:
         cumulative = np.cumsum(_weights(kept))
         index = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
         return int(ids[min(int(index), len(ids) - 1)])
+
+
+def _num_needed(options: SamplingOptions) -> int:
+    """How many of the largest logits decide; 0 if all do."""
+    if options.repetition_penalty != 1.0:
+        return 0
+    return 1 if options.is_greedy else options.top_k
 
 
 def filtered_logits(

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from c2c_export.bench.bundle_contender import BundleContender, OpenBundle, timed_run
+from c2c_export.bench.bundle_contender import (
+    BundleContender,
+    OpenBundle,
+    one_prefill,
+    timed_run,
+)
 from c2c_export.bench.contender import BASELINE_MODES, Contender, Mode, Run
 from c2c_export.bench.text import prompt_ids
-from c2c_export.bench.timed_backend import GraphCall, covered_s
-from c2c_export.stage_names import (
-    FIRST_STEP,
-    FUSE,
-    MESSAGE,
-    PREFILLS,
-    RECEIVER,
-    RUNTIME,
-    SHARER,
-)
+from c2c_export.stage_names import MESSAGE, RECEIVER, RUNTIME, SHARER
 from c2c_runtime.errors import UsageError
 from c2c_runtime.generation import GenerationOptions
 from c2c_runtime.text_to_text import TextToText
@@ -58,7 +55,7 @@ class SharerContender:
         options = GenerationOptions(max_new_tokens=num_new, mode="receiver", ignore_eos=True)
         self._conversation.reset()
         answer = self._session.answer(sections, options, self._conversation)
-        return timed_run(answer, self._backend, num_new, _sharer_stages)
+        return timed_run(answer, self._backend, num_new, partial(one_prefill, SHARER))
 
     def close(self) -> None:
         """The bundle is closed by who opened it."""
@@ -93,7 +90,7 @@ class MessageContender:
         )
         conversation.reset()
         answer = session.ask(session.tokenizer().decode(ids), options, conversation)
-        run = timed_run(answer, self._opened.backend, num_new, _receiver_stages)
+        run = timed_run(answer, self._opened.backend, num_new, partial(one_prefill, RECEIVER))
         result = answer.result
         if result is None:
             raise RuntimeError("the answer is not finished")
@@ -110,18 +107,3 @@ class MessageContender:
 
     def close(self) -> None:
         """The bundle is closed by who opened it."""
-
-
-def _sharer_stages(calls: Sequence[GraphCall], first_token_s: float) -> dict[str, float]:
-    return _one_prefill(SHARER, calls, first_token_s)
-
-
-def _receiver_stages(calls: Sequence[GraphCall], first_token_s: float) -> dict[str, float]:
-    return _one_prefill(RECEIVER, calls, first_token_s)
-
-
-def _one_prefill(stage: str, calls: Sequence[GraphCall], first_token_s: float) -> dict[str, float]:
-    """One model's calls are all of the time that graphs account for."""
-    taken = covered_s(calls)
-    parts = dict.fromkeys((SHARER, RECEIVER, FUSE, FIRST_STEP), 0.0)
-    return parts | {stage: taken, PREFILLS: taken, RUNTIME: first_token_s - taken}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from c2c_export.bench.contender import Mode, Run
@@ -95,7 +96,8 @@ class OpenBundle:
         if mode != "receiver":
             conversation.load_sharers()
         answer = self.session.answer(sections, options, conversation)
-        return timed_run(answer, self.backend, num_new)
+        stages_of = partial(one_prefill, RECEIVER) if mode == "receiver" else split
+        return timed_run(answer, self.backend, num_new, stages_of)
 
     def _sections(self, ids: Sequence[int], mode: Mode) -> list[Section]:
         if mode == "prefills":
@@ -111,16 +113,16 @@ def timed_run(
     answer: Answer,
     backend: TimedBackend,
     num_new: int,
-    stages_of: Callable[[Sequence[GraphCall], float], dict[str, float]] | None = None,
+    stages_of: Callable[[Sequence[GraphCall], float], dict[str, float]],
 ) -> Run:
     """The times of an answer of ``num_new`` tokens that has not begun. ``stages_of``: the calls of
-    ``backend`` and the time to the first token, by stage; None: ``split``."""
+    ``backend`` and the time to the first token, by stage."""
     pieces = iter(answer)
     backend.take_calls()
     started = time.perf_counter()
     token_ids = [next(pieces).token_id]
     first_token_s = time.perf_counter() - started
-    stages = (stages_of or split)(backend.take_calls(), first_token_s)
+    stages = stages_of(backend.take_calls(), first_token_s)
     steps, graph_steps = [], []
     for _ in range(num_new - 1):
         started = time.perf_counter()
@@ -132,14 +134,12 @@ def timed_run(
 
 
 def split(calls: Sequence[GraphCall], first_token_s: float) -> dict[str, float]:
-    """The time to the first token by stage. The Receiver's last call is the first step (the whole
-    prompt, where it answers alone); what no graph accounts for is the runtime's."""
+    """The time to the first token by stage. The Receiver's last call is the first step; what no graph
+    accounts for is the runtime's."""
     receiver = [call for call in calls if call.role == names.RECEIVER]
     sharers = [call for call in calls if call.role.startswith("sharer")]
     fuse = [call for call in calls if call.role == names.FUSER]
     prefill, first_step = receiver[:-1], receiver[-1:]
-    if not prefill and not sharers:  # the Receiver alone, in one call
-        prefill, first_step = first_step, []
     return {
         SHARER: _sum(sharers),
         RECEIVER: _sum(prefill),
@@ -148,6 +148,13 @@ def split(calls: Sequence[GraphCall], first_token_s: float) -> dict[str, float]:
         FIRST_STEP: _sum(first_step),
         RUNTIME: first_token_s - covered_s(calls),
     }
+
+
+def one_prefill(stage: str, calls: Sequence[GraphCall], first_token_s: float) -> dict[str, float]:
+    """One model's calls are all of the time that graphs account for."""
+    taken = covered_s(calls)
+    parts = dict.fromkeys((SHARER, RECEIVER, FUSE, FIRST_STEP), 0.0)
+    return parts | {stage: taken, PREFILLS: taken, RUNTIME: first_token_s - taken}
 
 
 def _sum(calls: Sequence[GraphCall]) -> float:

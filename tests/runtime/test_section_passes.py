@@ -13,7 +13,8 @@ from c2c_runtime import Session
 from c2c_runtime.alignment import UNFUSED, Section
 from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.bundle import Bundle
-from c2c_runtime.ort_backend import BoundOrtGraph
+from c2c_runtime.ort_backend import BoundOrtGraph, OrtBackend
+from c2c_runtime.section_passes import even_parts
 
 IDS = [int(i) for i in np.random.default_rng(7).integers(10, 250, 200)]
 
@@ -113,6 +114,34 @@ def test_a_prompt_as_a_user_gives_it_runs_in_as_few_passes(session, reads):
     conversation = session.conversation()
     conversation.prefill([unfused(2, 3, 1), fused(3), unfused(4, 0, 0)])
     assert [reads[id(cache)] for cache in caches_of(conversation)] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("length", "longest", "sizes"),
+    [(0, 4, []), (4, 4, [4]), (5, 4, [2, 3]), (300, 256, [150, 150]), (10, 4, [3, 3, 4])],
+)
+def test_parts_are_few_and_even(length, longest, sizes):
+    parts = list(even_parts(length, longest))
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [i for part in parts for i in range(length)[part]] == list(range(length))
+
+
+def test_a_pass_is_no_longer_than_the_backend_wants(session, monkeypatch):
+    """The bundle's graphs take 16 tokens; the same answer comes in passes of at most 6."""
+    sections = [*PROMPTS["more than a pass holds"], unfused(15, start=100)]
+    expected = session.conversation().prefill(sections).copy()
+    monkeypatch.setattr(OrtBackend, "max_pass_len", 6)
+    sizes = []
+    start = BoundModel.start_prefill
+
+    def noting(model, reading):
+        sizes.append(len(reading.ids))
+        start(model, reading)
+
+    monkeypatch.setattr(BoundModel, "start_prefill", noting)
+    found = session.conversation().prefill(sections)
+    assert max(sizes) <= 6
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("end", [fused(6, 50), unfused(6, 0, 0, 50)])
