@@ -75,7 +75,7 @@ class Batch:
         num_rows = len(ids)
         for row, token_id in enumerate(ids):
             self._token_ids[row] = token_id
-            self._positions[row] = self.rows[row].claim(1)[0]
+            self._positions[row] = self.rows[row].claim_one()
             self._past_length[row] = self.rows[row].length
         step = self._step(num_rows)
         step.start()

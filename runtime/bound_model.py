@@ -57,7 +57,7 @@ class BoundModel:
 
     def step(self, token_id: int) -> None:
         """Append one token. Nothing is bound or allocated here."""
-        self._step_position[:] = self.cache.claim(1)
+        self._step_position[0, 0] = self.cache.claim_one()
         self._step_id[0, 0] = token_id
         self._past_length[0] = self.cache.length
         self._step.start()

@@ -181,12 +181,16 @@ class Conversation:
             raise UsageError("there is nothing to decode from", "give at least one token")
         self._rules.check_ids(0, ids)
         self.receiver.require(len(ids))
-        with self._all_or_nothing():
+        before = self.receiver.length, self.receiver.next_position
+        try:
             if len(ids) == 1:
                 self._receiver.step(ids[0])
             else:
                 for part in even_parts(len(ids), self._longest_pass):
                     self._receiver.prefill(ids[part])
+        except BaseException:
+            self.receiver.truncate(*before)
+            raise
         self._record.loose_ids += ids
         return self._receiver.logits
 

@@ -73,6 +73,12 @@ class KVCache:
                 "shorten the conversation, or build the bundle with a larger --max-seq-len",
             )
 
+    def claim_one(self) -> int:
+        """Take the next slot for one token, at the next position, which is returned."""
+        self.require(1)
+        self.key_positions[:, self.length] = self.next_position
+        return self.next_position
+
     def claim(self, num_tokens: int) -> np.ndarray:
         """Take the next ``num_tokens`` positions, as ``claim_positions`` does."""
         first = self.next_position
