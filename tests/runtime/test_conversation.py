@@ -100,6 +100,29 @@ def test_an_error_in_the_middle_of_a_section_is_undone(session, monkeypatch):
     assert greedy(conversation, IDS[40:41]) == greedy(fresh, IDS[40:41])
 
 
+def test_an_error_in_the_middle_of_what_is_decoded_is_undone(session, monkeypatch):
+    conversation = session.conversation()
+    conversation.append(*section(session, IDS[:10]))
+    before = lengths(conversation)
+    run = BoundOrtGraph.start
+    calls = iter(range(9))
+
+    def failing(graph):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        run(graph)
+
+    monkeypatch.setattr(BoundOrtGraph, "start", failing)
+    with pytest.raises(KeyboardInterrupt):
+        conversation.decode(IDS[10:40])  # two passes
+    monkeypatch.undo()
+    assert lengths(conversation) == before
+    found = conversation.decode(IDS[10:40]).copy()
+    fresh = session.conversation()
+    fresh.append(*section(session, IDS[:10]))
+    np.testing.assert_array_equal(found, fresh.decode(IDS[10:40]).copy())
+
+
 def test_decoding_ends_at_the_last_slot(session):
     conversation = session.conversation()
     conversation.append(*section(session, IDS[:60]))
