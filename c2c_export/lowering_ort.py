@@ -26,7 +26,7 @@ _GQA_HEAD_DIM_MULTIPLE = 8
 _GQA_ROTARY_DIM_MULTIPLE = 16  # of heads that it rotates by itself
 # A logit that softmax counts beside a head's own: exp of it is 0, so nothing changes but how
 # GroupQueryAttention computes on a CPU. Without one it works in tiles, and 1024 tokens of SmolLM2-135M
-# take 1.2 times as long in one pass or in passes of 256 (onnxruntime 1.32, two cores with AVX-512).
+# take 1.1 to 1.2 times as long, in passes of 256 and in one (onnxruntime 1.32, two cores with AVX-512).
 _NO_SINK = -1e30
 
 

@@ -76,19 +76,24 @@ def test_a_section_that_makes_no_sense_is_refused_and_nothing_changes(session, c
     assert lengths(conversation) == [(0, 0), (0, 0)]
 
 
+def interrupt(monkeypatch, at_run):
+    """Ctrl-C when a graph runs, from 0."""
+    start = BoundOrtGraph.start
+    runs = iter(range(9))
+
+    def interrupted(graph):
+        if next(runs) == at_run:
+            raise KeyboardInterrupt
+        start(graph)
+
+    monkeypatch.setattr(BoundOrtGraph, "start", interrupted)
+
+
 def test_an_error_in_the_middle_of_a_section_is_undone(session, monkeypatch):
     conversation = session.conversation()
     conversation.append(*section(session, IDS[:10]))
     before = lengths(conversation)
-    run = BoundOrtGraph.start
-    calls = iter(range(9))
-
-    def failing(graph):
-        if next(calls) == 3:
-            raise KeyboardInterrupt
-        run(graph)
-
-    monkeypatch.setattr(BoundOrtGraph, "start", failing)
+    interrupt(monkeypatch, at_run=3)
     with pytest.raises(KeyboardInterrupt):
         conversation.append(*section(session, IDS[10:40]))
     monkeypatch.undo()
@@ -104,15 +109,7 @@ def test_an_error_in_the_middle_of_what_is_decoded_is_undone(session, monkeypatc
     conversation = session.conversation()
     conversation.append(*section(session, IDS[:10]))
     before = lengths(conversation)
-    run = BoundOrtGraph.start
-    calls = iter(range(9))
-
-    def failing(graph):
-        if next(calls) == 1:
-            raise KeyboardInterrupt
-        run(graph)
-
-    monkeypatch.setattr(BoundOrtGraph, "start", failing)
+    interrupt(monkeypatch, at_run=1)
     with pytest.raises(KeyboardInterrupt):
         conversation.decode(IDS[10:40])  # two passes
     monkeypatch.undo()
