@@ -9,7 +9,7 @@ import numpy as np
 from c2c_runtime import names
 from c2c_runtime.backend import Graph
 from c2c_runtime.kv_cache import KVCache, cache_bindings
-from c2c_runtime.section_passes import FusedSlice
+from c2c_runtime.section_passes import FusedSlice, even_parts
 
 
 class BoundFuser:
@@ -24,11 +24,10 @@ class BoundFuser:
         self._has_switches = len(sharers) > 1
 
     def fuse(self, fused: FusedSlice, num_tokens: int | None = None) -> None:
-        """Write what the Sharers say of a section into the Receiver's cache, ``num_tokens`` at a time;
-        None: all at once."""
-        chunk = num_tokens or fused.length
-        for first in range(0, fused.length, chunk):
-            offsets = np.arange(first, min(first + chunk, fused.length), dtype=np.int64)
+        """Write what the Sharers say of a section into the Receiver's cache, at most ``num_tokens`` at a
+        time; None: all at once."""
+        for part in even_parts(fused.length, num_tokens or fused.length):
+            offsets = np.arange(part.start, part.stop, dtype=np.int64)
             self.bound.set_input(names.SLOTS, fused.receiver_start + offsets)
             for number, start in enumerate(fused.sharer_starts, start=1):
                 enabled = bool(fused.mask >> (number - 1) & 1)

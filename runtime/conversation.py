@@ -9,8 +9,7 @@ stay clean and advance also over sections that are not fused. Sections share pas
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from c2c_runtime.alignment import UNFUSED, Section
 from c2c_runtime.bound_fuser import BoundFuser
 from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.errors import UsageError
-from c2c_runtime.kv_cache import KVCache, allocate_cache
+from c2c_runtime.kv_cache import AllOrNothing, KVCache, allocate_cache
 from c2c_runtime.logits import Logits
 from c2c_runtime.section_passes import Reading, even_parts, plan_passes
 from c2c_runtime.section_record import SectionRecord
@@ -150,7 +149,7 @@ class Conversation:
         self.load_sharers()
         fuser = self._fuser()
         loose_ids = self._record.begin(plan.num_held_ids)
-        with self._all_or_nothing():
+        with AllOrNothing(self.receiver, *self.sharers):
             span = sum(section.span for section in sections)
             ends = [cache.next_position + span for cache in (self.receiver, *self.sharers)]
             self.receiver.advance(plan.num_held_ids)
@@ -181,16 +180,12 @@ class Conversation:
             raise UsageError("there is nothing to decode from", "give at least one token")
         self._rules.check_ids(0, ids)
         self.receiver.require(len(ids))
-        before = self.receiver.length, self.receiver.next_position
-        try:
+        with AllOrNothing(self.receiver):
             if len(ids) == 1:
                 self._receiver.step(ids[0])
             else:
                 for part in even_parts(len(ids), self._longest_pass):
                     self._receiver.prefill(ids[part])
-        except BaseException:
-            self.receiver.truncate(*before)
-            raise
         self._record.loose_ids += ids
         return self._receiver.logits
 
@@ -271,14 +266,3 @@ class Conversation:
             graph = self._session.graph(names.FUSER)
             self._bound_fuser = BoundFuser(graph, self.receiver, self.sharers)
         return self._bound_fuser
-
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        caches = [self.receiver, *self.sharers]
-        before = [(cache.length, cache.next_position) for cache in caches]
-        try:
-            yield
-        except BaseException:
-            for cache, state in zip(caches, before, strict=True):
-                cache.truncate(*state)
-            raise

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from interrupts import interrupt_run
 from tiny_bundles import text_bundle
 
 from c2c_runtime import GenerationOptions, SamplingOptions, Session, answer_batch
@@ -76,24 +77,11 @@ def test_a_section_that_makes_no_sense_is_refused_and_nothing_changes(session, c
     assert lengths(conversation) == [(0, 0), (0, 0)]
 
 
-def interrupt(monkeypatch, at_run):
-    """Ctrl-C when a graph runs, from 0."""
-    start = BoundOrtGraph.start
-    runs = iter(range(9))
-
-    def interrupted(graph):
-        if next(runs) == at_run:
-            raise KeyboardInterrupt
-        start(graph)
-
-    monkeypatch.setattr(BoundOrtGraph, "start", interrupted)
-
-
 def test_an_error_in_the_middle_of_a_section_is_undone(session, monkeypatch):
     conversation = session.conversation()
     conversation.append(*section(session, IDS[:10]))
     before = lengths(conversation)
-    interrupt(monkeypatch, at_run=3)
+    interrupt_run(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         conversation.append(*section(session, IDS[10:40]))
     monkeypatch.undo()
@@ -109,7 +97,7 @@ def test_an_error_in_the_middle_of_what_is_decoded_is_undone(session, monkeypatc
     conversation = session.conversation()
     conversation.append(*section(session, IDS[:10]))
     before = lengths(conversation)
-    interrupt(monkeypatch, at_run=1)
+    interrupt_run(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         conversation.decode(IDS[10:40])  # two passes
     monkeypatch.undo()

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from interrupts import interrupt_run
 from tiny_bundles import two_sharer_bundle
 
 from c2c_runtime import Session
 from c2c_runtime.alignment import UNFUSED, Section
 from c2c_runtime.bound_model import BoundModel
 from c2c_runtime.bundle import Bundle
-from c2c_runtime.ort_backend import BoundOrtGraph, OrtBackend
+from c2c_runtime.ort_backend import OrtBackend
 from c2c_runtime.section_passes import even_parts
 
 IDS = [int(i) for i in np.random.default_rng(7).integers(10, 250, 200)]
@@ -185,14 +186,7 @@ def test_a_failure_between_passes_undoes_all_of_them(session, monkeypatch, fails
         conversation.decode([token_id])
     held = [(cache.length, cache.next_position) for cache in caches_of(one_by_one(session, begin))]
     prompt = [*begin, template, fused(4, 50), unfused(3, 2, 1), fused(2, 90), unfused(1)]
-    run, runs = BoundOrtGraph.start, iter(range(99))
-
-    def failing(graph):
-        if next(runs) == fails_at:
-            raise KeyboardInterrupt
-        run(graph)
-
-    monkeypatch.setattr(BoundOrtGraph, "start", failing)
+    interrupt_run(monkeypatch, fails_at)
     with pytest.raises(KeyboardInterrupt):
         conversation.prefill(prompt)
     monkeypatch.undo()
