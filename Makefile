@@ -10,7 +10,6 @@ PYTHON ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-TYPECHECK := .typecheck
 # A file's tests share bundles that take seconds to build, so they stay on one of the two workers.
 PYTEST_ARGS := -n 2 --dist loadscope --no-loadscope-reorder
 SOURCES := c2c_export engines runtime tests benchmarks
@@ -65,13 +64,7 @@ lint: $(STAMP) ## ruff: rules and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The folders engines/ and runtime/ are imported as c2c_engines and c2c_runtime. mypy cannot follow
-# the editable install's import hook, so it is shown a folder of links that carry the import names.
 typecheck: $(STAMP) ## mypy --strict over the three packages
-	@mkdir -p $(TYPECHECK)
-	@ln -sfn ../c2c_export $(TYPECHECK)/c2c_export
-	@ln -sfn ../engines $(TYPECHECK)/c2c_engines
-	@ln -sfn ../runtime $(TYPECHECK)/c2c_runtime
 	$(BIN)/mypy
 
 format: $(STAMP) ## let ruff sort imports and format every file
@@ -86,5 +79,5 @@ bench: $(STAMP) ## measure the demo pair and, where they are installed, its peer
 	@echo "charts: .demo/bench.html"
 
 clean: ## remove caches and build output; .venv stays (remove it by hand to start over)
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis $(TYPECHECK) .demo
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

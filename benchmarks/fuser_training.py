@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from c2c_export.checkpoints import ModelSource, model_dims, read_config
-from c2c_export.fuser_checkpoint import FuserCheckpoint, LinkedLayers, read_fuser
-from c2c_export.init_fuser import init_fuser
+from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint, LinkedLayers, read_fuser
+from c2c_export.fusers.init_fuser import init_fuser
+from c2c_export.reading.checkpoints import ModelSource, model_dims, read_config
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ import click
 
 from c2c_export.bench.peer import PeerSetup
 from c2c_export.bench.peer_genai import PRECISIONS, GenAI
-from c2c_export.pair import parse_pair
-from c2c_runtime.bundle import Bundle
-from c2c_runtime.cores import num_usable_cores
-from c2c_runtime.loss import LossReference, loss_as_json, loss_of
-from c2c_runtime.manifest import Loss
+from c2c_export.pair.pair import parse_pair
+from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.bundle.manifest import Loss
+from c2c_runtime.checks.loss import LossReference, loss_as_json, loss_of
+from c2c_runtime.machine.cores import num_usable_cores
 
 
 @click.command()

@@ -19,13 +19,13 @@ from rich.table import Table
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel
 
-from c2c_export.checkpoints import load_model, resolve_model
-from c2c_export.demo import smollm2_gguf
-from c2c_export.loss_text import paragraphs
+from c2c_export.pair.demo import smollm2_gguf
 from c2c_export.passes.matmul_nbits import MODEL_BLOCK
 from c2c_export.passes.quantize_blocks import quantize_blocks, quantize_table
 from c2c_export.passes.quantize_weights import quantize
-from c2c_runtime.precision import Weights
+from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_export.yardstick.loss_text import paragraphs
+from c2c_runtime.bundle.precision import Weights
 
 KINDS: tuple[Weights, ...] = ("int8", "fp8", "int4")
 CPU_KINDS: tuple[Weights, ...] = ("int8", "int4")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from c2c_runtime.machine import detect_machine
+from c2c_runtime.machine.machine import detect_machine
 
 _LONG = {"test_combinations", "test_engine_bundles", "test_scatter_golden", "test_static_golden"}
 

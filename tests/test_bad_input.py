@@ -16,10 +16,10 @@ import pytest
 from tiny_bundles import copied, made_once, options_of, pair_paths, source_of, text_bundle
 from tiny_models import tiny_pair
 
-from c2c_export.init_fuser import init_fuser
-from c2c_export.prepare import prepare_pair
-from c2c_runtime.bundle import Bundle
-from c2c_runtime.manifest import ModelDims
+from c2c_export.fusers.init_fuser import init_fuser
+from c2c_export.pair.prepare import prepare_pair
+from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.bundle.manifest import ModelDims
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +260,7 @@ def test_a_disk_that_is_really_full(cli, tmp_path, bundle, small_pair, monkeypat
         target = copied(bundle, disk / "b")
         called = cli("build", *options_of(small_pair), "-o", target, "--force")
         assert_refused(called, 5, "the bundle needs 0.1 GiB of disk", "free some space")
-        monkeypatch.setattr("c2c_export.build.check_need", lambda *_: None)
+        monkeypatch.setattr("c2c_export.building.build.check_need", lambda *_: None)
         called = cli("build", *options_of(small_pair), "-o", target, "--force")
         assert_refused(called, 5, f"the disk of {disk} is full", "MiB free", "free some space")
         assert [path.name for path in disk.iterdir()] == ["b"]
@@ -270,7 +270,7 @@ def test_a_disk_that_is_really_full(cli, tmp_path, bundle, small_pair, monkeypat
 
 
 def test_graphs_that_are_wrong_become_no_bundle(refused_build, small_pair, monkeypatch):
-    from c2c_export import build
+    from c2c_export.building import build
 
     verify_directory = build.verify_directory
 

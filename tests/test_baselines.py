@@ -20,14 +20,14 @@ from transformers import AutoModelForCausalLM
 
 from c2c_export.bench import run
 from c2c_export.bench.bandwidth import Bandwidth
-from c2c_export.build import BuildOptions, build_bundle
-from c2c_export.build_target import build_target
-from c2c_export.progress import Stages
+from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.build_target import build_target
+from c2c_export.building.progress import Stages
 from c2c_runtime import GenerationOptions, Session
-from c2c_runtime.bundle import MANIFEST_NAME, Bundle, digest_of, read_manifest
+from c2c_runtime.backends.ort_backend import OrtGraph
+from c2c_runtime.bundle.bundle import MANIFEST_NAME, Bundle, digest_of, read_manifest
+from c2c_runtime.checks.verification import verify
 from c2c_runtime.errors import BundleError, UsageError
-from c2c_runtime.ort_backend import OrtGraph
-from c2c_runtime.verification import verify
 
 
 @pytest.fixture(scope="module")

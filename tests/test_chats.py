@@ -12,11 +12,11 @@ from small_tokenizers import byte_fallback, byte_level
 from tiny_bundles import build, made_once, pair_paths
 from tiny_models import tiny_pair
 
-from c2c_export.checkpoints import load_model, resolve_model
-from c2c_export.fuser_checkpoint import read_fuser
-from c2c_runtime.generation import GenerationOptions
-from c2c_runtime.section_texts import SectionText
-from c2c_runtime.session import Session
+from c2c_export.fusers.fuser_checkpoint import read_fuser
+from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_runtime.answers.generation import GenerationOptions
+from c2c_runtime.answers.session import Session
+from c2c_runtime.sections.section_texts import SectionText
 
 SHORT = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content | trim }}{% endfor %}"

@@ -18,16 +18,16 @@ from pydantic import TypeAdapter
 from tiny_bundles import made_once
 from tiny_models import LLAMA3_ROPE, tiny_model
 
-from c2c_export.checkpoints import load_model, model_dims, read_config, resolve_model
-from c2c_export.eager import ReceiverChain, clean_caches
-from c2c_export.export_fuser import export_fuser
-from c2c_export.export_model import export_receiver, export_sharer
-from c2c_export.fuser_checkpoint import read_fuser
-from c2c_export.init_fuser import init_fuser
-from c2c_export.pair import pair_from_sources
-from c2c_runtime.bundle import Bundle
-from c2c_runtime.manifest import SCHEMA_VERSION, GraphSpec, Limits, Manifest, ModelDims
-from c2c_runtime.session import Session
+from c2c_export.fusers.fuser_checkpoint import read_fuser
+from c2c_export.fusers.init_fuser import init_fuser
+from c2c_export.graphs.export_fuser import export_fuser
+from c2c_export.graphs.export_model import export_receiver, export_sharer
+from c2c_export.pair.pair import pair_from_sources
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_export.yardstick.eager import ReceiverChain, clean_caches
+from c2c_runtime.answers.session import Session
+from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.bundle.manifest import SCHEMA_VERSION, GraphSpec, Limits, Manifest, ModelDims
 
 CONFIGS = {
     "llama": {"layers": 2, "rope_parameters": LLAMA3_ROPE},

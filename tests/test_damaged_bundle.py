@@ -11,9 +11,9 @@ import onnx
 import pytest
 from tiny_bundles import copied, rehashed, resigned, sha256_of, text_bundle
 
-from c2c_runtime.bundle import MANIFEST_NAME, Bundle, digest_of, read_manifest
+from c2c_runtime.bundle.bundle import MANIFEST_NAME, Bundle, digest_of, read_manifest
+from c2c_runtime.bundle.manifest import SCHEMA_VERSION, FileEntry
 from c2c_runtime.errors import BundleError
-from c2c_runtime.manifest import SCHEMA_VERSION, FileEntry
 
 GRAPHS = "graphs/ort"
 FILES = (

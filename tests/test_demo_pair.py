@@ -11,18 +11,18 @@ from masked_eager import masked_eager
 from paths import DATA
 from real_models import gemma3_tokenizer, smollm2_tokenizer
 
-from c2c_export.build import BuildOptions, build_bundle
-from c2c_export.checkpoints import load_model, resolve_model
+from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.progress import Stages
 from c2c_export.commands.demo import WORDS
-from c2c_export.demo import gemma3_gguf, smollm2_gguf, word_sections
 from c2c_export.eval.short_answers import short_answer
-from c2c_export.fuser_checkpoint import read_fuser
-from c2c_export.pair import parse_pair
-from c2c_export.progress import Stages
-from c2c_runtime.bundle import Bundle
-from c2c_runtime.generation import GenerationOptions
-from c2c_runtime.session import Session
-from c2c_runtime.text_to_text import TextToText
+from c2c_export.fusers.fuser_checkpoint import read_fuser
+from c2c_export.pair.demo import gemma3_gguf, smollm2_gguf, word_sections
+from c2c_export.pair.pair import parse_pair
+from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_runtime.answers.generation import GenerationOptions
+from c2c_runtime.answers.session import Session
+from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.text.text_to_text import TextToText
 
 pytestmark = pytest.mark.real
 

@@ -11,10 +11,10 @@ import pytest
 from tiny_bundles import copied, made_once, options_of, pair_paths, text_pair
 
 from c2c_runtime import Session
-from c2c_runtime.bundle import Bundle, read_manifest
-from c2c_runtime.generation import GenerationOptions
-from c2c_runtime.machine import detect_machine
-from c2c_runtime.verification import Comparison
+from c2c_runtime.answers.generation import GenerationOptions
+from c2c_runtime.bundle.bundle import Bundle, read_manifest
+from c2c_runtime.checks.verification import Comparison
+from c2c_runtime.machine.machine import detect_machine
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
 SMALL = ("--max-seq-len", 64, "--max-prompt-len", 16)

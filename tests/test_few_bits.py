@@ -11,7 +11,7 @@ import pytest
 from tiny_bundles import copied, made_once, options_of, pair_paths, rehashed, text_bundle, text_pair
 from tiny_models import tiny_pair
 
-from c2c_runtime.bundle import MANIFEST_NAME, digest_of, read_manifest
+from c2c_runtime.bundle.bundle import MANIFEST_NAME, digest_of, read_manifest
 
 SMALL = ("--max-seq-len", 96, "--max-prompt-len", 16)
 MIXED = "receiver=int4,sharer=int8,fuser=fp32"

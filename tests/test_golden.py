@@ -10,8 +10,8 @@ import pytest
 from paths import GOLDEN
 from safetensors.numpy import load_file
 
-from c2c_runtime import names
-from c2c_runtime.session import Session
+from c2c_runtime.answers.session import Session
+from c2c_runtime.bundle import names
 
 TOLERANCE = 1e-4
 CASES = sorted(
@@ -24,9 +24,9 @@ CASES = sorted(
 @pytest.fixture(scope="module", params=CASES)
 def golden(request, tmp_path_factory):
     """A golden pair's folder, its case, and the bundle that the library builds from it."""
-    from c2c_export.build import BuildOptions, build_bundle
-    from c2c_export.pair import explicit_pair
-    from c2c_export.progress import Stages
+    from c2c_export.building.build import BuildOptions, build_bundle
+    from c2c_export.building.progress import Stages
+    from c2c_export.pair.pair import explicit_pair
 
     folder = GOLDEN / request.param
     case = json.loads((folder / "case.json").read_text())

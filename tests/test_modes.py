@@ -19,16 +19,16 @@ from tiny_bundles import (
 )
 from tiny_models import tiny_pair
 
-from c2c_export.build import BuildOptions, build_bundle
-from c2c_export.pair import explicit_pair
-from c2c_export.progress import Stages
+from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.progress import Stages
+from c2c_export.pair.pair import explicit_pair
 from c2c_runtime import Session
-from c2c_runtime.batch import answer_batch
-from c2c_runtime.bundle import read_manifest
-from c2c_runtime.chat_template import default_chat_template
+from c2c_runtime.answers.batch import answer_batch
+from c2c_runtime.bundle.bundle import read_manifest
+from c2c_runtime.checks.verification import verify
 from c2c_runtime.errors import CapacityError, UsageError
-from c2c_runtime.text_to_text import TextToText
-from c2c_runtime.verification import verify
+from c2c_runtime.text.chat_template import default_chat_template
+from c2c_runtime.text.text_to_text import TextToText
 
 CHAT = [
     {"role": "system", "content": "Be brief."},

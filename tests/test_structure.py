@@ -7,16 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from import_arrows import PACKAGES, cycles, file_imports, folder_graph
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {"c2c_export": "c2c_export", "c2c_engines": "engines", "c2c_runtime": "runtime"}
 MAX_LINES = 400
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 
 # What each package may import of the others: the arrow c2c_export -> c2c_engines -> c2c_runtime.
 ALLOWED_PACKAGES = {
@@ -26,7 +26,7 @@ ALLOWED_PACKAGES = {
 }
 # Third parties: at the top of a file, and besides these only inside functions.
 ALLOWED_AT_TOP = {
-    "c2c_runtime": {"numpy", "onnxruntime", "tokenizers", "jinja2", "pydantic"},
+    "c2c_runtime": {"numpy", "onnxruntime", "tokenizers", "jinja2", "psutil", "pydantic"},
     "c2c_engines": {"numpy", "pydantic"},
 }
 ALLOWED_IN_FUNCTIONS = {
@@ -47,11 +47,11 @@ MACHINE_TRACES = [
 
 
 def source_files(package: str) -> list[Path]:
-    return sorted((ROOT / FOLDERS[package]).rglob("*.py"))
+    return sorted((PACKAGES[package] / package).rglob("*.py"))
 
 
 def all_sources() -> list[Path]:
-    return [path for package in FOLDERS for path in source_files(package)]
+    return [path for package in PACKAGES for path in source_files(package)]
 
 
 def imported_names(path: Path) -> Iterator[tuple[str, bool, int]]:
@@ -74,15 +74,14 @@ def where(path: Path, line: int) -> str:
     return f"{path.relative_to(ROOT)}:{line}"
 
 
-@pytest.mark.parametrize("package", FOLDERS)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_imports_follow_the_arrow(package):
     assert source_files(package)
     against = [
         f"{where(path, line)} imports {name}"
         for path in source_files(package)
         for name, _, line in imported_names(path)
-        # "engines" and "runtime" are folder names; importing them would load a second copy.
-        if name in {*FOLDERS, "engines", "runtime"} - ALLOWED_PACKAGES[package]
+        if name in {*PACKAGES} - ALLOWED_PACKAGES[package]
     ]
     assert against == []
 
@@ -139,7 +138,7 @@ for found in pkgutil.walk_packages(c2c_runtime.__path__, "c2c_runtime."):
     )
     assert result.returncode == 0, result.stderr
     expected = {
-        ".".join(("c2c_runtime", *path.relative_to(ROOT / "runtime").with_suffix("").parts))
+        ".".join(path.relative_to(ROOT / "runtime").with_suffix("").parts)
         for path in source_files("c2c_runtime")
         if path.name not in {"__init__.py", "__main__.py"}
     }
@@ -164,16 +163,36 @@ sys.exit(sys.modules["c2c_export.cli"].main())
     assert "--help" in result.stdout
 
 
-def test_packages_on_disk_are_the_packages_listed():
-    listed = set(
-        tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+def test_no_files_import_one_another_in_a_circle():
+    assert cycles(file_imports()) == []
+
+
+def test_no_folders_import_one_another_in_a_circle():
+    assert cycles(folder_graph()) == []
+
+
+def test_folders_import_what_the_architecture_says():
+    """The table of docs/architecture.md, row by row; every room may import ``c2c_runtime.errors``."""
+    rows = re.findall(r"^\| `(c2c_[a-z_.]+)` \| (.*) \|$", ARCHITECTURE.read_text(), re.MULTILINE)
+    said = {room: set(re.findall(r"`(c2c_[a-z_.]+)`", targets)) for room, targets in rows}
+    found = {room: targets - {"c2c_runtime.errors"} for room, targets in folder_graph().items()}
+    assert said == {room: targets for room, targets in found.items() if targets}
+
+
+def test_the_script_says_that_there_is_no_circle():
+    script = ROOT / "tests" / "helpers" / "import_arrows.py"
+    called = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
     )
-    on_disk = {
-        ".".join((package, *path.parent.relative_to(ROOT / folder).parts))
-        for package, folder in FOLDERS.items()
-        for path in source_files(package)
-    }
-    assert on_disk == listed
+    assert called.returncode == 0, called.stdout
+    assert "cycles of files: none\ncycles of folders: none" in called.stdout
+    assert len(called.stdout.splitlines()) == len(folder_graph()) + 2
+
+
+def test_cycles_are_found():
+    """The yardstick of the two tests above: one circle of three, one of two, and a way into them."""
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"e", "a"}, "e": {"d"}, "f": {"d"}}
+    assert cycles(graph) == [["a", "b", "c"], ["d", "e"]]
 
 
 def test_every_package_has_an_init():
@@ -188,8 +207,10 @@ def test_every_package_has_an_init():
 def test_wheel_holds_every_source_under_its_import_name(tmp_path):
     # A copy, so that neither build/ appears in the tree nor an old build/ leaks into the wheel.
     tree = tmp_path / "tree"
-    for folder in FOLDERS.values():
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for package, parent in PACKAGES.items():
+        source = parent / package
+        target = tree / source.relative_to(ROOT)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree / name)
     pip_wheel = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation"]
@@ -208,12 +229,12 @@ def test_wheel_holds_every_source_under_its_import_name(tmp_path):
         held = [name for name in archive.namelist() if ".dist-info/" not in name]
         metadata = [name for name in archive.namelist() if ".dist-info/" in name]
     expected = [
-        f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
-        for package, folder in FOLDERS.items()
+        path.relative_to(parent).as_posix()
+        for package, parent in PACKAGES.items()
         for path in source_files(package)
     ]
     assert sorted(name for name in held if name.endswith(".py")) == sorted(expected)
-    assert {name.partition("/")[0] for name in held} == set(FOLDERS)
+    assert {name.partition("/")[0] for name in held} == set(PACKAGES)
     assert any(name.endswith("licenses/LICENSE") for name in metadata)
 
 

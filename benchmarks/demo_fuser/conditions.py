@@ -7,10 +7,10 @@ from typing import Literal
 
 from benchmarks.demo_fuser.by_text import bare_prompt, prompt_with_examples
 from benchmarks.demo_fuser.words import Word
-from c2c_export.demo import word_sections
-from c2c_runtime.alignment import Section
-from c2c_runtime.generation import Mode
-from c2c_runtime.session import Session
+from c2c_export.pair.demo import word_sections
+from c2c_runtime.answers.generation import Mode
+from c2c_runtime.answers.session import Session
+from c2c_runtime.sections.alignment import Section
 
 FuserName = Literal["fuser", "control"]
 

@@ -19,15 +19,15 @@ import click
 from benchmarks.demo_fuser.by_text import BY_TEXT
 from benchmarks.demo_fuser.conditions import CONDITIONS, Condition, FuserName
 from benchmarks.demo_fuser.words import DICTIONARIES, Word, read_words, split_words
-from c2c_export.charts import Point, point_chart
-from c2c_export.demo import word_sections
 from c2c_export.eval.short_answers import is_accepted, short_answer
 from c2c_export.eval.statistics import Accuracy, Paired
-from c2c_export.html_page import svg_file
+from c2c_export.pair.demo import word_sections
+from c2c_export.reports.charts import Point, point_chart
+from c2c_export.reports.html_page import svg_file
 from c2c_runtime import Conversation, Generation, GenerationOptions, Session
-from c2c_runtime.alignment import Section
-from c2c_runtime.generation import sections_for_mode
-from c2c_runtime.likelihood import ContinuationScorer
+from c2c_runtime.answers.generation import sections_for_mode
+from c2c_runtime.answers.likelihood import ContinuationScorer
+from c2c_runtime.sections.alignment import Section
 
 _MAX_NEW_TOKENS = 8
 
@@ -81,7 +81,7 @@ def evaluate(sessions: Mapping[FuserName, Session], words: Sequence[Word]) -> li
     for number, word in enumerate([words[0], *words]):
         for condition in conditions:
             conversation = conversations[condition.fuser, condition.keeps_examples]
-            reply = _reply(conversation, condition, word, words)
+            reply = _reply(sessions[condition.fuser], conversation, condition, word, words)
             if number:
                 replies[condition.key].append(reply)
         if number % 50 == 0:
@@ -90,9 +90,12 @@ def evaluate(sessions: Mapping[FuserName, Session], words: Sequence[Word]) -> li
 
 
 def _reply(
-    conversation: Conversation, condition: Condition, word: Word, words: Sequence[Word]
+    session: Session,
+    conversation: Conversation,
+    condition: Condition,
+    word: Word,
+    words: Sequence[Word],
 ) -> Reply:
-    session = conversation.session
     options = GenerationOptions(_MAX_NEW_TOKENS, condition.mode, text_to_text=BY_TEXT)
     if condition.mode in ("sharer", "t2t"):
         return _judged(word, session.ask(condition.text_of(word), options).finish(), None)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.demo_fuser.words import Word
-from c2c_export.demo import word_sections
-from c2c_runtime.alignment import Section
-from c2c_runtime.session import Session
+from c2c_export.pair.demo import word_sections
+from c2c_runtime.answers.session import Session
+from c2c_runtime.sections.alignment import Section
 
 # Tokens of the Receiver, of the Sharer, and positions, a section.
 Shape = tuple[tuple[int, int, int], ...]

@@ -22,10 +22,10 @@ from benchmarks.demo_fuser.questions import Question, read_questions
 from benchmarks.demo_fuser.words import DICTIONARIES, read_words, split_words
 from benchmarks.fuser_training import FuserInTraining
 from benchmarks.training import train
-from c2c_export.checkpoints import ModelSource, resolve_model
-from c2c_export.demo import gemma3_gguf, smollm2_gguf
-from c2c_export.fuser_checkpoint import LinkedLayers
-from c2c_runtime.session import Session
+from c2c_export.fusers.fuser_checkpoint import LinkedLayers
+from c2c_export.pair.demo import gemma3_gguf, smollm2_gguf
+from c2c_export.reading.checkpoints import ModelSource, resolve_model
+from c2c_runtime.answers.session import Session
 
 _SEED = 11
 _WATCH_STEPS = 250

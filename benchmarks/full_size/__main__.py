@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from benchmarks.full_size.checkpoints import DTYPES, config_names, write_pair
-from c2c_export.progress import Stages
+from c2c_export.building.progress import Stages
 
 
 @click.command(

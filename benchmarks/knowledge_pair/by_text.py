@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c2c_runtime.text_to_text import Message, Prompt, TextToText
+from c2c_runtime.text.text_to_text import Message, Prompt, TextToText
 
 
 class FactByText(TextToText):

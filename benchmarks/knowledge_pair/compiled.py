@@ -10,10 +10,10 @@ from benchmarks.knowledge_pair.by_text import BY_TEXT
 from benchmarks.knowledge_pair.conditions import BundleName, Condition, FuserName
 from benchmarks.knowledge_pair.facts import Fact, strangers
 from benchmarks.knowledge_pair.paths import Parts
-from c2c_export.build import BuildOptions, build_bundle
-from c2c_export.build_target import build_target
-from c2c_export.pair import explicit_pair
-from c2c_export.progress import Stages
+from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.build_target import build_target
+from c2c_export.building.progress import Stages
+from c2c_export.pair.pair import explicit_pair
 from c2c_runtime import Generation, GenerationOptions, Session
 
 MAX_NEW_TOKENS = 2  # a city and the end

@@ -13,10 +13,10 @@ from benchmarks.knowledge_pair.compiled import MAX_NEW_TOKENS
 from benchmarks.knowledge_pair.conditions import Condition, FuserName
 from benchmarks.knowledge_pair.facts import Fact, strangers
 from benchmarks.knowledge_pair.paths import Parts
-from c2c_export.checkpoints import load_model, resolve_model
-from c2c_export.eager import Caches, ReceiverChain, clean_caches
-from c2c_export.fuser_checkpoint import read_fuser
-from c2c_export.tokenizers import load_tokenizer
+from c2c_export.fusers.fuser_checkpoint import read_fuser
+from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_export.reading.tokenizers import load_tokenizer
+from c2c_export.yardstick.eager import Caches, ReceiverChain, clean_caches
 
 
 class EagerPair:

@@ -22,8 +22,8 @@ from benchmarks.performance_table.rows import (
     markdown,
 )
 from c2c_export.bench.run import BenchOptions, run_bench
-from c2c_export.pair import explicit_pair, parse_pair
-from c2c_runtime.bundle import read_manifest
+from c2c_export.pair.pair import explicit_pair, parse_pair
+from c2c_runtime.bundle.bundle import read_manifest
 
 
 @click.command(

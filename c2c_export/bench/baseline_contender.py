@@ -13,10 +13,10 @@ from c2c_export.bench.bundle_contender import (
 )
 from c2c_export.bench.contender import BASELINE_MODES, Contender, Mode, Run
 from c2c_export.bench.text import prompt_ids
-from c2c_export.stage_names import MESSAGE, RECEIVER, RUNTIME, SHARER
+from c2c_export.reports.stage_names import MESSAGE, RECEIVER, RUNTIME, SHARER
+from c2c_runtime.answers.generation import GenerationOptions
 from c2c_runtime.errors import UsageError
-from c2c_runtime.generation import GenerationOptions
-from c2c_runtime.text_to_text import TextToText
+from c2c_runtime.text.text_to_text import TextToText
 
 
 def bundle_contenders(

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from c2c_export.bench.contender import Mode, Run
 from c2c_export.bench.timed_backend import GraphCall, TimedBackend, covered_s
-from c2c_export.stage_names import FIRST_STEP, FUSE, PREFILLS, RECEIVER, RUNTIME, SHARER
-from c2c_runtime import names
-from c2c_runtime.alignment import UNFUSED, Section
-from c2c_runtime.backend_choice import Wish
-from c2c_runtime.bundle import Bundle
-from c2c_runtime.conversation import Conversation
-from c2c_runtime.devices import open_backend
+from c2c_export.reports.stage_names import FIRST_STEP, FUSE, PREFILLS, RECEIVER, RUNTIME, SHARER
+from c2c_runtime.answers.generation import Answer, GenerationOptions
+from c2c_runtime.answers.session import Session
+from c2c_runtime.backends.devices import open_backend
+from c2c_runtime.bundle import names
+from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.bundle.cache_spec import CacheSpec
+from c2c_runtime.chain.conversation import Conversation
+from c2c_runtime.chain.kv_cache import KVCache, allocate_cache
 from c2c_runtime.errors import CapacityError
-from c2c_runtime.generation import Answer, GenerationOptions
-from c2c_runtime.kv_cache import CacheSpec, KVCache, allocate_cache
-from c2c_runtime.session import Session
+from c2c_runtime.machine.backend_choice import Wish
+from c2c_runtime.sections.alignment import UNFUSED, Section
 
 
 class OpenBundle:
@@ -72,10 +73,10 @@ class OpenBundle:
             for number in range(num_sharers)
         ]
         receiver = self._cache(self.bundle.receiver_caches, max_seq_len)
-        return Conversation(self.session, receiver, sharers)
+        return Conversation(self.session.opened, receiver, sharers)
 
     def _cache(self, spec: CacheSpec, max_seq_len: int) -> KVCache:
-        return allocate_cache(replace(spec, max_seq_len=max_seq_len), self.session.memory)
+        return allocate_cache(replace(spec, max_seq_len=max_seq_len), self.session.opened.memory)
 
     def run(
         self,

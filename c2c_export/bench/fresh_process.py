@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from c2c_runtime.backend_choice import Wish
+from c2c_runtime.answers.generation import GenerationOptions, Piece
+from c2c_runtime.answers.session import Session
 from c2c_runtime.errors import UnavailableError
-from c2c_runtime.generation import GenerationOptions, Piece
-from c2c_runtime.session import Session
+from c2c_runtime.machine.backend_choice import Wish
+from c2c_runtime.machine.process_memory import forget_peak, held_bytes, peak_bytes
 
 _TIMEOUT_S = 600
 
@@ -71,7 +71,7 @@ def measure_fresh(request: Request) -> FreshProcess:
 
 def answer(request: Request, process_started: float) -> FreshProcess:
     """Open, answer, and say what it took. Runs in the fresh process."""
-    base = _memory("VmRSS")
+    base = held_bytes() or 0
     started = time.perf_counter()
     before = time.time() - process_started
     with Session.open(
@@ -84,13 +84,13 @@ def answer(request: Request, process_started: float) -> FreshProcess:
         pieces = iter(session.answer(sections, options, conversation))
         next(pieces)
         first_token_s = time.perf_counter() - started
-        loaded = _memory("VmHWM")
-        _forget_peak()
+        loaded = peak_bytes() or held_bytes() or 0
+        forget_peak()
         # Once more, now that everything is loaded: prefill and decode steps as they go on.
         _all_pieces(pieces)
         conversation.reset()
         _all_pieces(iter(session.answer(sections, options, conversation)))
-        running = _memory("VmHWM")
+        running = peak_bytes() or held_bytes() or 0
         caches = [conversation.receiver, *conversation.sharers]
         return FreshProcess(
             open_s,
@@ -106,26 +106,6 @@ def answer(request: Request, process_started: float) -> FreshProcess:
 def _all_pieces(pieces: Iterator[Piece]) -> None:
     for _ in pieces:
         pass
-
-
-def _memory(field: str) -> int:
-    """VmRSS (now) or VmHWM (the most so far) in bytes; the most so far where there is no /proc."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        from c2c_export.memory import peak_memory_bytes
-
-        return peak_memory_bytes()
-    line = next(line for line in status.splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
-
-
-def _forget_peak() -> None:
-    """Let VmHWM begin again at what is held now, where the system can."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return
 
 
 def main() -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from c2c_runtime.alignment import Section
 from c2c_runtime.errors import UnavailableError
+from c2c_runtime.sections.alignment import Section
 
 if TYPE_CHECKING:
-    from c2c_export.pair import PairSource
+    from c2c_export.pair.pair import PairSource
 
 
 @dataclass(frozen=True)

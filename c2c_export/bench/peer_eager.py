@@ -14,11 +14,11 @@ from transformers.generation.streamers import BaseStreamer
 
 from c2c_export.bench.contender import Mode, Run
 from c2c_export.bench.peer import PeerSetup
-from c2c_export.checkpoints import ModelSource, load_model
-from c2c_export.eager import ReceiverChain, clean_caches
-from c2c_export.fuser_checkpoint import LinkedLayers, read_fuser
-from c2c_export.pair import PairSource
-from c2c_export.stage_names import FIRST_STEP, FUSE, PREFILLS, RECEIVER, SHARER
+from c2c_export.fusers.fuser_checkpoint import LinkedLayers, read_fuser
+from c2c_export.pair.pair import PairSource
+from c2c_export.reading.checkpoints import ModelSource, load_model
+from c2c_export.reports.stage_names import FIRST_STEP, FUSE, PREFILLS, RECEIVER, SHARER
+from c2c_export.yardstick.eager import ReceiverChain, clean_caches
 
 
 @cache

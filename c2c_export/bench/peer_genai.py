@@ -17,9 +17,9 @@ import numpy as np
 from c2c_export.bench.contender import Mode, Run
 from c2c_export.bench.peer import PeerSetup, import_peer
 from c2c_export.bench.peer_eager import loaded_model
-from c2c_export.checkpoints import ModelSource, read_config
-from c2c_export.demo import cache_directory
-from c2c_export.tokenizers import load_tokenizer
+from c2c_export.pair.demo import cache_directory
+from c2c_export.reading.checkpoints import ModelSource, read_config
+from c2c_export.reading.tokenizers import load_tokenizer
 from c2c_runtime.errors import UnavailableError
 
 Precision = Literal["fp32", "int4", "int4-mixed"]

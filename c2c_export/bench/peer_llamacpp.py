@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from c2c_export.bench.contender import Mode, Run
 from c2c_export.bench.peer import PeerSetup, import_peer
-from c2c_export.checkpoints import ModelSource
+from c2c_export.reading.checkpoints import ModelSource
 from c2c_runtime.errors import UnavailableError
 
 # Exits as soon as there is a token: only how the process ends counts.

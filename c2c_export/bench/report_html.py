@@ -5,12 +5,13 @@ from __future__ import annotations
 from html import escape
 
 from c2c_export.bench.contender import MODES
-from c2c_export.bench.report_text import DISTURBED, STAGES, is_disturbed, machine_line, ms
+from c2c_export.bench.report_text import DISTURBED, STAGES, is_disturbed, machine_line
 from c2c_export.bench.results import BenchReport
 from c2c_export.bench.rounds import Measurement
-from c2c_export.charts import Bar, bar_chart, line_chart
-from c2c_export.html_page import page, table
-from c2c_export.stage_names import MESSAGE, PREFILLS, RECEIVER, RUNTIME, SHARER
+from c2c_export.reports.charts import Bar, bar_chart, line_chart
+from c2c_export.reports.html_page import page, table
+from c2c_export.reports.stage_names import MESSAGE, PREFILLS, RECEIVER, RUNTIME, SHARER
+from c2c_export.reports.words import ms
 
 _LEGEND = (*STAGES, "not split", RUNTIME, MESSAGE)
 

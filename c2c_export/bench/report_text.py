@@ -10,7 +10,8 @@ from rich.table import Table
 
 from c2c_export.bench.results import BenchReport
 from c2c_export.bench.rounds import Measurement, Ratio
-from c2c_export.stage_names import FIRST_STEP, FUSE, MESSAGE, RECEIVER, SHARER
+from c2c_export.reports.stage_names import FIRST_STEP, FUSE, MESSAGE, RECEIVER, SHARER
+from c2c_export.reports.words import ms
 
 STAGES = (SHARER, RECEIVER, FUSE, FIRST_STEP)
 _METRIC_WORDS = {"first_token": "first token", "decode_step": "decode step", "fuse": "fuse"}
@@ -126,12 +127,6 @@ def _ratios(ratios: Iterable[Ratio]) -> Table:
             " ".join(f"{sample:.2f}" for sample in ratio.samples),
         )
     return table
-
-
-def ms(seconds: float) -> str:
-    """Milliseconds with as many digits as mean something."""
-    value = seconds * 1e3
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def _mb(num_bytes: float) -> str:

@@ -11,10 +11,10 @@ import numpy as np
 
 from c2c_export.bench.bandwidth import Bandwidth
 from c2c_export.bench.fresh_process import FreshProcess
-from c2c_export.bench.machine import MachineFacts
 from c2c_export.bench.peers import SkippedPeer
 from c2c_export.bench.rounds import Measurement, Ratio
 from c2c_export.bench.sweeps import Sweep
+from c2c_export.reports.machine_facts import MachineFacts
 
 SCHEMA_VERSION = 1
 # What a running process may hold: this share of weights and caches, and these bytes.

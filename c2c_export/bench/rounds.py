@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from c2c_export.bench.contender import Contender, Mode, Run
-from c2c_export.stage_names import FUSE, MESSAGE
+from c2c_export.reports.stage_names import FUSE, MESSAGE
 
 # ONNX Runtime's threads spin for 30 to 50 ms after their last work, others' for less.
 _SETTLE_S = 0.1

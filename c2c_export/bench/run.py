@@ -16,7 +16,6 @@ from c2c_export.bench.baseline_contender import bundle_contenders
 from c2c_export.bench.bundle_contender import OpenBundle
 from c2c_export.bench.contender import DEFAULT_MODES, Contender, Mode
 from c2c_export.bench.fresh_process import FreshProcess, Request, measure_fresh
-from c2c_export.bench.machine import machine_facts
 from c2c_export.bench.peer import PeerSetup
 from c2c_export.bench.peers import SkippedPeer, make_peers
 from c2c_export.bench.results import BenchReport, BundleFacts, labels_of
@@ -24,12 +23,13 @@ from c2c_export.bench.rounds import ratios_of, take_turns
 from c2c_export.bench.sweeps import SweepName, run_sweep
 from c2c_export.bench.text import prompt_ids
 from c2c_export.bench.weights import step_bytes, weight_bytes
-from c2c_runtime.backend_choice import Wish
+from c2c_export.reports.machine_facts import machine_facts
 from c2c_runtime.errors import UsageError
-from c2c_runtime.text_to_text import TextToText
+from c2c_runtime.machine.backend_choice import Wish
+from c2c_runtime.text.text_to_text import TextToText
 
 if TYPE_CHECKING:
-    from c2c_export.pair import PairSource
+    from c2c_export.pair.pair import PairSource
 
 _FRESH_TOKENS = 32  # of the prompt that a fresh process answers
 

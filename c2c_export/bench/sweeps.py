@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from c2c_export.bench.bundle_contender import OpenBundle
 from c2c_export.bench.text import prompt_ids
-from c2c_runtime.batch import Batch
+from c2c_runtime.answers.batch import Batch
 from c2c_runtime.errors import CapacityError, UsageError
 
 SweepName = Literal["prompt", "capacity", "batch"]

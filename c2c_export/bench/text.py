@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from c2c_runtime.session import Session
+from c2c_runtime.answers.session import Session
 
 # The beginning of "Alice's Adventures in Wonderland", Lewis Carroll, 1865. Public domain.
 TEXT = """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from c2c_runtime.backend import Backend, BoundGraph, Buffer, Graph, Memory
+from c2c_runtime.backends.backend import Backend, BoundGraph, Buffer, Graph, Memory
 
 Span = tuple[float, float]  # from, to; seconds of time.perf_counter
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from c2c_runtime import names
-from c2c_runtime.bundle import Bundle
+from c2c_runtime.bundle import names
+from c2c_runtime.bundle.bundle import Bundle
 
 # They read single rows of a table, not all of it.
 _ROW_READERS = frozenset({"Gather", "GatherBlockQuantized"})

@@ -10,16 +10,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from c2c_export.build_target import BACKENDS, ENGINE_DIALECTS, build_target
+from c2c_export.building.build_target import BACKENDS, ENGINE_DIALECTS, build_target
+from c2c_export.building.progress import Stages
 from c2c_export.commands.build_engines import print_engines
 from c2c_export.commands.loss_table import loss_table
 from c2c_export.commands.options import pair_source, receiver_option, sharers_option
-from c2c_export.progress import Stages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from c2c_export.build_report import BuildReport, GraphReport
+    from c2c_export.building.build_report import BuildReport, GraphReport
 
 
 @click.command(
@@ -135,7 +135,7 @@ def command(
     The pair is checked before anything is traced, and the result is compared with eager PyTorch
     before it gets its name.
     """
-    from c2c_export.build import BuildOptions, build_bundle
+    from c2c_export.building.build import BuildOptions, build_bundle
 
     target = build_target(
         backend, targets, precision=precision, dialect=dialect, with_engines=not no_engines
@@ -184,9 +184,10 @@ def graph_table(graphs: Sequence[GraphReport]) -> Table:
 
 def _report_table(report: BuildReport) -> Table:
     table = graph_table(report.graphs)
+    peak = report.peak_memory_bytes
     table.caption = (
-        f"{report.size_bytes / 2**20:.1f} MiB in {report.seconds:.0f} s; peak memory "
-        f"{report.peak_memory_bytes / 2**30:.1f} GiB; "
+        f"{report.size_bytes / 2**20:.1f} MiB in {report.seconds:.0f} s; "
+        + (f"peak memory {peak / 2**30:.1f} GiB; " if peak else "")
         + ("verified against eager PyTorch" if report.comparisons else "not verified")
     )
     return table

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from c2c_export.demo import word_sections
-from c2c_export.progress import Stages
-from c2c_export.stage_names import FUSE, RECEIVER, SHARER
+from c2c_export.building.progress import Stages
+from c2c_export.pair.demo import word_sections
+from c2c_export.reports.stage_names import FUSE, RECEIVER, SHARER
+from c2c_runtime.answers.generation import Generation, GenerationOptions, Mode
+from c2c_runtime.answers.session import Session
 from c2c_runtime.errors import BundleError
-from c2c_runtime.generation import Generation, GenerationOptions, Mode
-from c2c_runtime.session import Session
 
 _TITLES: dict[Mode, str] = {"receiver": "Receiver alone", "c2c": "C2C"}
 # Words that the Fuser was not trained on, chosen among those that C2C knows: what it is like when it works.
@@ -139,8 +139,8 @@ def _open_or_build(output: Path, console: Console) -> Session:
     except BundleError as error:
         if output.exists():
             console.print(f"[yellow]building again:[/] {error}")
-    from c2c_export.build import BuildOptions, build_bundle
-    from c2c_export.pair import parse_pair
+    from c2c_export.building.build import BuildOptions, build_bundle
+    from c2c_export.pair.pair import parse_pair
 
     build_bundle(parse_pair("demo"), output, BuildOptions(force=True), Stages(console=console))
     return Session.open(output)

@@ -11,10 +11,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-from c2c_export.doctor import MachineReport, examine_machine
-from c2c_export.doctor_bundle import BundleReport, examine_bundle
-from c2c_export.doctor_text import print_bundle, print_machine
-from c2c_runtime.bundle import Bundle
+from c2c_export.doctor.doctor import MachineReport, examine_machine
+from c2c_export.doctor.doctor_bundle import BundleReport, examine_bundle
+from c2c_export.doctor.doctor_text import print_bundle, print_machine
+from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.errors import BundleError
 
 

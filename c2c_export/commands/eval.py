@@ -23,7 +23,7 @@ from rich.progress import (
 
 from c2c_export.commands.options import device_option, mode_choice, text_to_text_options
 from c2c_export.eval.task_file import SCHEMA
-from c2c_runtime.text_to_text import TextToText
+from c2c_runtime.text.text_to_text import TextToText
 
 _EPILOG = "\b\nTask files:\n" + "\n".join(f"  {line}" for line in SCHEMA.splitlines())
 

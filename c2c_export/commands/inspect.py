@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from c2c_export.commands.loss_table import loss_table
-from c2c_runtime.bundle import Bundle
-from c2c_runtime.manifest import MANIFEST, Manifest, ModelDims
+from c2c_export.reports.words import describe_model
+from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.bundle.manifest import MANIFEST, Manifest
 
 
 @click.command(
@@ -45,15 +46,6 @@ def command(bundle: Path, as_json: bool) -> None:
             )
             table.add_row(str(link.receiver_layer), str(link.sharer_layer), *gates)
         console.print(table)
-
-
-def describe_model(dims: ModelDims) -> str:
-    """A model's sizes in one line."""
-    window = f", window {dims.sliding_window}" if dims.sliding_window else ""
-    return (
-        f"{dims.architecture}, {dims.num_layers} layers, {dims.num_kv_heads} KV heads x "
-        f"{dims.head_dim}, vocabulary {dims.vocab_size}{window}, {dims.dtype}"
-    )
 
 
 def _overview(manifest: Manifest) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from c2c_runtime.manifest import Loss
+from c2c_runtime.bundle.manifest import Loss
 
 
 def loss_table(loss: Loss) -> Table:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from c2c_runtime.backend_choice import DEVICES
+from c2c_runtime.answers.generation import Mode
 from c2c_runtime.errors import UsageError
-from c2c_runtime.generation import Mode
-from c2c_runtime.text_to_text import TextToText
+from c2c_runtime.machine.backend_choice import DEVICES
+from c2c_runtime.text.text_to_text import TextToText
 
 if TYPE_CHECKING:
-    from c2c_export.pair import PairSource
+    from c2c_export.pair.pair import PairSource
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -66,7 +66,7 @@ def pair_source(
     multi_sharer: Any,
 ) -> PairSource:
     """The pair that the options name, in one of the two ways of saying it."""
-    from c2c_export.pair import explicit_pair, parse_pair
+    from c2c_export.pair.pair import explicit_pair, parse_pair
 
     if pair_text is not None:
         if receiver or sharers:

@@ -23,7 +23,7 @@ def command(as_json: bool) -> None:
     `build --pair NAME` downloads both models and the Fuser from the hub. Without a hub, give three
     directories: --receiver, --sharer and --fuser.
     """
-    from c2c_export.published import FUSER_REPOSITORY, PUBLISHED
+    from c2c_export.pair.published import FUSER_REPOSITORY, PUBLISHED
 
     rows = [
         {

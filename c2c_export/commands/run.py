@@ -11,11 +11,11 @@ from typing import Any
 import click
 
 from c2c_export.commands.options import device_option, mode_choice, text_to_text_options
+from c2c_runtime.answers.generation import Answer, Generation, GenerationOptions
+from c2c_runtime.answers.sampling import SamplingOptions
+from c2c_runtime.answers.session import Session
 from c2c_runtime.errors import UsageError
-from c2c_runtime.generation import Answer, Generation, GenerationOptions
-from c2c_runtime.sampling import SamplingOptions
-from c2c_runtime.session import Session
-from c2c_runtime.text_to_text import TextToText
+from c2c_runtime.text.text_to_text import TextToText
 
 
 class _Ids(click.ParamType[list[int]]):

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from c2c_export.commands.loss_table import loss_table
 from c2c_export.commands.options import device_option
+from c2c_runtime.answers.session import Session
+from c2c_runtime.checks.loss import check_loss, loss_as_json, measure_loss
+from c2c_runtime.checks.verification import Comparison, verify
 from c2c_runtime.errors import VerificationError
-from c2c_runtime.loss import check_loss, loss_as_json, measure_loss
-from c2c_runtime.session import Session
-from c2c_runtime.verification import Comparison, verify
 
 
 @click.command(

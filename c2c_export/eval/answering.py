@@ -16,12 +16,12 @@ from c2c_export.eval.prompts import (
     prompt_of,
 )
 from c2c_export.eval.short_answers import is_accepted, normalised, short_answer
-from c2c_export.stage_names import DECODE, FUSE, MESSAGE, RECEIVER, SHARER
-from c2c_runtime.bundle import Bundle
+from c2c_export.reports.stage_names import DECODE, FUSE, MESSAGE, RECEIVER, SHARER
+from c2c_runtime.answers.generation import Generation, GenerationOptions, Mode, sections_for_mode
+from c2c_runtime.answers.likelihood import ContinuationScorer
+from c2c_runtime.answers.session import Session
+from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.errors import UsageError
-from c2c_runtime.generation import Generation, GenerationOptions, Mode, sections_for_mode
-from c2c_runtime.likelihood import ContinuationScorer
-from c2c_runtime.session import Session
 
 STAGES = (SHARER, RECEIVER, FUSE, MESSAGE, DECODE)
 _SCORED_MODES: tuple[Mode, ...] = ("receiver", "c2c")  # likelihoods need the prompt's sections

@@ -8,10 +8,10 @@ from string import ascii_uppercase
 from typing import Literal
 
 from c2c_export.eval.items import Item
-from c2c_runtime import names
+from c2c_runtime.answers.session import Session
+from c2c_runtime.bundle import names
 from c2c_runtime.errors import UsageError
-from c2c_runtime.session import Session
-from c2c_runtime.tokenizer import Tokenizer
+from c2c_runtime.text.tokenizer import Tokenizer
 
 Style = Literal["chat", "plain"]
 Scoring = Literal["generate", "letter", "text"]

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from c2c_export.bench.machine import MachineFacts, machine_facts
 from c2c_export.eval.answering import STAGES, ModeAnswer
 from c2c_export.eval.items import Item, Task
 from c2c_export.eval.results_file import Answers, RunKey
 from c2c_export.eval.statistics import Accuracy, Paired, share_alike
+from c2c_export.reports.machine_facts import MachineFacts, machine_facts
 
 SCHEMA_VERSION = 1
 BASELINE = "receiver"

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from html import escape
 
-from c2c_export.bench.report_text import ms
-from c2c_export.charts import Bar, Point, bar_chart, point_chart
 from c2c_export.eval.answering import STAGES, ModeAnswer
 from c2c_export.eval.report import EvalReport, ModeSummary
 from c2c_export.eval.report_words import (
@@ -17,8 +15,10 @@ from c2c_export.eval.report_words import (
     summary_rows,
     versus_rows,
 )
-from c2c_export.html_page import page, table
-from c2c_export.stage_names import DECODE, FUSE, MESSAGE, RECEIVER, SHARER
+from c2c_export.reports.charts import Bar, Point, bar_chart, point_chart
+from c2c_export.reports.html_page import page, table
+from c2c_export.reports.stage_names import DECODE, FUSE, MESSAGE, RECEIVER, SHARER
+from c2c_export.reports.words import ms
 
 _LEGEND = (*STAGES, "rest")
 _MAX_DIFFERING = 200

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from c2c_export.bench.report_text import ms
 from c2c_export.eval.report import EvalReport, ModeSummary
+from c2c_export.reports.words import ms
 
 Rows = tuple[Sequence[str], Sequence[Sequence[str]]]  # heads, rows
 

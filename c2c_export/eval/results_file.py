@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from c2c_export.eval.answering import ModeAnswer
 from c2c_export.eval.items import Task
 from c2c_runtime.errors import InputError, UsageError
-from c2c_runtime.text_to_text import TextToText
+from c2c_runtime.text.text_to_text import TextToText
 
 SCHEMA_VERSION = 1
 

@@ -12,12 +12,12 @@ from c2c_export.eval.items import Task
 from c2c_export.eval.prompts import Scoring, Style, choose_style, prompt_of
 from c2c_export.eval.report import EvalReport, make_report
 from c2c_export.eval.results_file import ResultsFile, RunKey
-from c2c_runtime.backend_choice import Wish
-from c2c_runtime.bundle import Bundle
+from c2c_runtime.answers.generation import GenerationOptions, Mode
+from c2c_runtime.answers.session import Session
+from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.errors import InputError, Problem, UsageError
-from c2c_runtime.generation import GenerationOptions, Mode
-from c2c_runtime.session import Session
-from c2c_runtime.text_to_text import TextToText
+from c2c_runtime.machine.backend_choice import Wish
+from c2c_runtime.text.text_to_text import TextToText
 
 RESULTS_NAME = "results.jsonl"
 _MAX_NAMED = 10  # items of one message

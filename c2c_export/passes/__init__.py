@@ -37,7 +37,7 @@ from c2c_export.passes.pack_products import PackProducts
 from c2c_export.passes.share_weights import ShareWeights
 from c2c_export.passes.skip_norms import SkipNorms
 from c2c_export.passes.transpose_weights import TransposeWeights
-from c2c_runtime.manifest import Dialect
+from c2c_runtime.bundle.manifest import Dialect
 
 # Of the rewriter's rules those that match what tracing leaves; all of them take twice the trace's time.
 _RULES = (

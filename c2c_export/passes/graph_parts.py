@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from c2c_runtime import names
+from c2c_runtime.bundle import names
 
 _PRODUCTS = ("MatMul", "Gemm", "MatMulNBits")
 _MIN_ELEMENTS = 1024

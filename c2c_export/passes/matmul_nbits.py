@@ -24,7 +24,7 @@ from c2c_export.passes.graph_parts import (
 )
 from c2c_export.passes.linear import Linear, linear_of
 from c2c_export.passes.quantize_blocks import Bits, QuantizedBlocks, quantize_blocks, quantize_table
-from c2c_runtime.precision import Weights
+from c2c_runtime.bundle.precision import Weights
 
 MODEL_BLOCK, FUSER_BLOCK = 32, 128
 _DOMAIN = "com.microsoft"

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from c2c_export.passes.graph_parts import add_weight, head_of, is_matrix, take_over
-from c2c_runtime.precision import Weights
+from c2c_runtime.bundle.precision import Weights
 
 INT4_BLOCK = 32
 _INT4_CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a block's largest weight; the best is kept

@@ -24,12 +24,12 @@ from benchmarks.demo_fuser.frozen import Bucket, load_frozen
 from benchmarks.demo_fuser.questions import read_questions
 from benchmarks.demo_fuser.train import train_fuser
 from benchmarks.demo_fuser.words import LANGUAGES, Word, read_words, split_words
-from c2c_export.checkpoints import resolve_model
-from c2c_export.demo import demo_fuser, word_sections
 from c2c_export.eval.short_answers import short_answer
-from c2c_export.fuser_checkpoint import read_fuser
+from c2c_export.fusers.fuser_checkpoint import read_fuser
+from c2c_export.pair.demo import demo_fuser, word_sections
+from c2c_export.reading.checkpoints import resolve_model
 from c2c_runtime import GenerationOptions, Session
-from c2c_runtime.alignment import UNFUSED
+from c2c_runtime.sections.alignment import UNFUSED
 
 ENTRIES = {
     "maison": "maison /mɛzɔ̃/ <n, fem>\nhouse, home\n",

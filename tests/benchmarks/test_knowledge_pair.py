@@ -18,9 +18,9 @@ from benchmarks.knowledge_pair.paths import Parts
 from benchmarks.knowledge_pair.scores import Score
 from benchmarks.knowledge_pair.task import task_lines
 from benchmarks.knowledge_pair.train import make_pair
-from c2c_export.checkpoints import load_model, model_dims, read_config, resolve_model
-from c2c_export.fuser_checkpoint import read_fuser
-from c2c_runtime.bundle import read_manifest
+from c2c_export.fusers.fuser_checkpoint import read_fuser
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_runtime.bundle.bundle import read_manifest
 
 MAX_BYTES = 10_000_000
 

@@ -12,7 +12,7 @@ from benchmarks.performance_table import __main__ as table
 from benchmarks.performance_table.__main__ import main
 from benchmarks.performance_table.measured import Measured
 from benchmarks.performance_table.rows import all_rows, markdown
-from c2c_runtime.manifest import Loss, LossBounds, LossSpec
+from c2c_runtime.bundle.manifest import Loss, LossBounds, LossSpec
 
 LABELS = {"fp32": "a", "int8": "b", "int4": "c", "half_gates": "d", "full_size": "e"}
 GOOD_RATIOS = (

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from tiny_bundles import build, copied, made_once, pair_paths, text_pair
 
-from c2c_export.build_target import BuildTarget
+from c2c_export.building.build_target import BuildTarget
 from c2c_runtime import Session
-from c2c_runtime.batch import answer_batch
-from c2c_runtime.cuda import Cuda
+from c2c_runtime.answers.batch import answer_batch
+from c2c_runtime.answers.generation import GenerationOptions
+from c2c_runtime.backends.cuda import Cuda
+from c2c_runtime.backends.ort_cuda_backend import PROVIDER
+from c2c_runtime.backends.trt_backend import TensorRTBackend
+from c2c_runtime.bundle.precision import parse_precision
+from c2c_runtime.checks.verification import verify
 from c2c_runtime.errors import CapacityError, UsageError
-from c2c_runtime.generation import GenerationOptions
-from c2c_runtime.machine import detect_machine
-from c2c_runtime.ort_cuda_backend import PROVIDER
-from c2c_runtime.precision import parse_precision
-from c2c_runtime.trt_backend import TensorRTBackend
-from c2c_runtime.verification import verify
+from c2c_runtime.machine.machine import detect_machine
 
 pytestmark = pytest.mark.gpu
 
@@ -37,7 +37,7 @@ def _target(device: str, precision: str) -> BuildTarget:
         if PROVIDER not in ort.get_available_providers():
             pytest.skip(f"the installed onnxruntime has no {PROVIDER}")
         return BuildTarget("ort", ("cuda",), "tensorrt", parse_precision(precision))
-    from c2c_export.build_target import build_target
+    from c2c_export.building.build_target import build_target
     from c2c_runtime.errors import UnavailableError
 
     capability = machine.gpus[0].capability
@@ -97,23 +97,23 @@ def test_prompts_of_any_length_meet_the_cpu(bundle, session, num_tokens):
 
 
 def test_caches_are_one_memory_before_and_after(session):
-    if not isinstance(session._backend, TensorRTBackend):
+    if not isinstance(session.opened.backend, TensorRTBackend):
         pytest.skip("what ONNX Runtime does inside is its own business")
     for role in [graph.role for graph in session.bundle.manifest.graphs]:
-        graph = session.graph(role)
+        graph = session.opened.graph(role)
         caches = {name: shared for name, shared in graph.is_in_place.items() if "present" in name}
         assert caches
         assert all(caches.values()), role
 
 
 def test_a_recorded_step_equals_a_plain_one(session, monkeypatch):
-    if not isinstance(session._backend, TensorRTBackend):
+    if not isinstance(session.opened.backend, TensorRTBackend):
         pytest.skip("only engines are recorded")
     conversation = session.conversation()
     conversation.prefill(session.sections_of_ids(IDS))
     recorded = [conversation.decode([n]).copy() for n in range(5)]
     assert conversation._receiver._step.is_recorded
-    monkeypatch.setattr("c2c_runtime.trt_backend.BoundEngine._record", lambda bound: None)
+    monkeypatch.setattr("c2c_runtime.backends.trt_backend.BoundEngine._record", lambda bound: None)
     conversation = session.conversation()
     conversation.prefill(session.sections_of_ids(IDS))
     plain = [conversation.decode([n]).copy() for n in range(5)]

@@ -3,7 +3,7 @@ is named after."""
 
 from __future__ import annotations
 
-from c2c_runtime.chat_template import default_chat_template
+from c2c_runtime.text.chat_template import default_chat_template
 
 QWEN25 = """\
 {%- if tools %}

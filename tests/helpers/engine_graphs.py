@@ -19,9 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from c2c_engines.profiles import profiles_for
 from c2c_engines.request import EngineRequest
-from c2c_runtime import names
-from c2c_runtime.bundle import MANIFEST_NAME, dump_manifest, sha256_of
-from c2c_runtime.manifest import (
+from c2c_runtime.bundle import names
+from c2c_runtime.bundle.bundle import MANIFEST_NAME, dump_manifest, sha256_of
+from c2c_runtime.bundle.manifest import (
     SCHEMA_VERSION,
     FileEntry,
     GraphSpec,

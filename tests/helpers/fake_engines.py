@@ -9,11 +9,11 @@ from typing import ClassVar
 from fake_cuda import FakeCuda, FakeTensorRT
 from tiny_bundles import rehashed, resigned
 
-from c2c_runtime import cuda, trt_backend
-from c2c_runtime.bundle import Bundle, read_manifest
-from c2c_runtime.manifest import EngineSpec, GraphSpec, Limits, ProfileSpec
-from c2c_runtime.ort_cuda_backend import OrtCudaBackend
-from c2c_runtime.trt_backend import TensorRTBackend
+from c2c_runtime.backends import cuda, trt_backend
+from c2c_runtime.backends.ort_cuda_backend import OrtCudaBackend
+from c2c_runtime.backends.trt_backend import TensorRTBackend
+from c2c_runtime.bundle.bundle import Bundle, read_manifest
+from c2c_runtime.bundle.manifest import EngineSpec, GraphSpec, Limits, ProfileSpec
 
 
 def install(monkeypatch, **limits) -> tuple[FakeCuda, FakeTensorRT]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from c2c_runtime.machine import Gpu, Machine
+from c2c_runtime.machine.machine import Gpu, Machine
 
 RTX_4090 = Gpu(0, "NVIDIA GeForce RTX 4090", "sm89", 24 * 2**30, 23 * 2**30)
 ORIN = Gpu(0, "Orin", "sm87", 8 * 2**30, 6 * 2**30)
@@ -112,5 +112,5 @@ def install(monkeypatch: pytest.MonkeyPatch, runtime: Any, version: str | None =
 
 def packages(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str]) -> None:
     """Let these distributions be all that is installed."""
-    monkeypatch.setattr("c2c_runtime.machine.installed_version", installed.get)
-    monkeypatch.setattr("c2c_export.installed.installed_version", installed.get)
+    monkeypatch.setattr("c2c_runtime.machine.machine.installed_version", installed.get)
+    monkeypatch.setattr("c2c_export.doctor.installed.installed_version", installed.get)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from c2c_runtime.ort_backend import BoundOrtGraph
+from c2c_runtime.backends.ort_backend import BoundOrtGraph
 
 
 def heeds_ctrl_c() -> None:

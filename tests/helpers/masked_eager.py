@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from c2c_export.fuser_checkpoint import FuserCheckpoint
-from c2c_runtime.alignment import Section
+from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint
+from c2c_runtime.sections.alignment import Section
 
 PAD = 0  # masked: which token it is does not matter
 Caches = dict[tuple[int, str], np.ndarray]

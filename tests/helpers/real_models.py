@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from c2c_export import demo
-from c2c_export.tokenizers import load_tokenizer
+from c2c_export.pair import demo
+from c2c_export.reading.tokenizers import load_tokenizer
 from c2c_runtime.errors import UnavailableError
 
 

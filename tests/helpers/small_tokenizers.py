@@ -13,8 +13,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from c2c_export.tokenizers import export_tokenizer
-from c2c_runtime.tokenizer import Tokenizer
+from c2c_export.reading.tokenizers import export_tokenizer
+from c2c_runtime.text.tokenizer import Tokenizer
 
 SENTENCES = (
     "The capital of France is Paris, and the capital of Japan is Tokyo.",

@@ -12,8 +12,8 @@ import torch
 from tiny_bundles import TEMPLATE, build, made_once, text_pair
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from c2c_runtime.generation import GenerationOptions, Mode
-from c2c_runtime.text_to_text import TextToText
+from c2c_runtime.answers.generation import GenerationOptions, Mode
+from c2c_runtime.text.text_to_text import TextToText
 
 SPEAKER = "graphs/ort/sharer1_speaker.onnx"
 SHARER_EOS = [7, 9]

@@ -14,16 +14,17 @@ from static_graphs import cosine
 from tiny_bundles import made_once
 from trt_networks import parsed_layers
 
-from c2c_export.build import BuildOptions, build_bundle
-from c2c_export.build_target import BuildTarget
-from c2c_export.graph_options import GraphOptions
-from c2c_export.pair import explicit_pair
-from c2c_export.progress import Stages
-from c2c_runtime import Session, names
-from c2c_runtime.bundle import Bundle
-from c2c_runtime.manifest import MANIFEST
-from c2c_runtime.precision import parse_precision
-from c2c_runtime.verification import verify
+from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.build_target import BuildTarget
+from c2c_export.building.progress import Stages
+from c2c_export.lowering.graph_options import GraphOptions
+from c2c_export.pair.pair import explicit_pair
+from c2c_runtime import Session
+from c2c_runtime.bundle import names
+from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.bundle.manifest import MANIFEST
+from c2c_runtime.bundle.precision import parse_precision
+from c2c_runtime.checks.verification import verify
 
 CAPACITY = 96
 CASES = sorted(

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from c2c_export.graph_options import GraphOptions
-from c2c_runtime import names
-from c2c_runtime.manifest import ModelDims
-from c2c_runtime.ort_backend import OrtGraph
+from c2c_export.lowering.graph_options import GraphOptions
+from c2c_runtime.backends.ort_backend import OrtGraph
+from c2c_runtime.bundle import names
+from c2c_runtime.bundle.manifest import ModelDims
 
 NUMPY_DTYPES = {"fp32": np.float32, "fp16": np.float16}
 

@@ -18,11 +18,11 @@ import pytest
 from small_tokenizers import byte_fallback, byte_level
 from tiny_models import tiny_pair
 
-from c2c_export.build import BuildOptions, build_bundle
-from c2c_export.pair import PairSource, explicit_pair
-from c2c_export.progress import Stages
-from c2c_runtime.bundle import MANIFEST_NAME, dump_manifest, read_manifest, sha256_of
-from c2c_runtime.manifest import EngineSpec, FileEntry
+from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.progress import Stages
+from c2c_export.pair.pair import PairSource, explicit_pair
+from c2c_runtime.bundle.bundle import MANIFEST_NAME, dump_manifest, read_manifest, sha256_of
+from c2c_runtime.bundle.manifest import EngineSpec, FileEntry
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"

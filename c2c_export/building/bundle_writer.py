@@ -1,0 +1,154 @@
+"""Writing a bundle so that an interruption leaves the old one, or none, and never half of one.
+
+Everything is written to a hidden directory beside the target, which is renamed when complete. The
+directory is locked while its writer lives: the next build can tell a leftover from a build at work.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from c2c_runtime.bundle.bundle import MANIFEST_NAME, dump_manifest, sha256_of
+from c2c_runtime.bundle.manifest import FileEntry, Manifest
+from c2c_runtime.errors import UnavailableError, UsageError
+
+_PARTIAL = ".partial-"
+_REPLACED = ".replaced"
+
+
+class BundleWriter:
+    """The directory being written (``path``) and the name it will get (``target``)."""
+
+    def __init__(self, target: Path, path: Path, *, force: bool = False) -> None:
+        self.target = target
+        self.path = path
+        self._force = force
+
+    def files(self) -> dict[str, FileEntry]:
+        """Size and sha256 of every file written so far, by its path in the bundle."""
+        return {
+            path.relative_to(self.path).as_posix(): FileEntry(path.stat().st_size, sha256_of(path))
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file() and path.name != MANIFEST_NAME
+        }
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write the manifest, in place of one that was written before."""
+        (self.path / MANIFEST_NAME).write_bytes(dump_manifest(manifest))
+
+    def commit(self) -> None:
+        """Give the directory its name. An old bundle stays in place until this moment.
+
+        Raises ``UsageError`` if something that may not be replaced appeared there meanwhile.
+        """
+        check_target(self.target, force=self._force)
+        replaced = _replaced_name(self.target)
+        if self.target.exists():
+            self.target.rename(replaced)
+        try:
+            self.path.rename(self.target)
+        except BaseException:
+            if replaced.exists() and not self.target.exists():
+                replaced.rename(self.target)
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def write_bundle(target: Path, *, force: bool = False) -> Iterator[BundleWriter]:
+    """A writer for ``target``; what is not committed is removed on the way out.
+
+    Raises ``UsageError`` if the target exists and ``force`` is off, or if it is no bundle and so is
+    never replaced; ``UnavailableError`` when the disk is full.
+    """
+    # A link keeps pointing where it does: what it points to is replaced.
+    target = target.resolve() if target.is_symlink() else target.absolute()
+    with _disk_errors(target):
+        _recover(target)
+        check_target(target, force=force)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=f".{target.name}{_PARTIAL}", dir=target.parent))
+        lock = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            path.chmod(0o755)  # mkdtemp makes it private; a bundle is an ordinary directory
+            yield BundleWriter(target, path, force=force)
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Raise ``UsageError`` unless a bundle may be written to ``target``."""
+    if target.exists() or target.is_symlink():
+        is_bundle = (target / MANIFEST_NAME).is_file()
+        is_empty = target.is_dir() and not target.is_symlink() and not any(target.iterdir())
+        if not force:
+            raise UsageError(
+                f"{target} exists", "give another -o, or --force to replace the bundle"
+            )
+        if not is_bundle and not is_empty:
+            raise UsageError(
+                f"{target} exists and is no bundle, so --force does not replace it",
+                "give another -o, or remove it yourself",
+            )
+
+
+def _recover(target: Path) -> None:
+    """Clear what killed builds of this target left: their directories, and a half-done replacement."""
+    if not target.parent.is_dir():
+        return
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}{_PARTIAL}*"):
+        lock = os.open(leftover, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another build is writing {target}", "wait for it to end, or give another -o"
+            ) from None
+        else:
+            shutil.rmtree(leftover, ignore_errors=True)
+        finally:
+            os.close(lock)
+    replaced = _replaced_name(target)
+    if replaced.exists():
+        if target.exists():
+            shutil.rmtree(replaced)
+        else:
+            replaced.rename(target)
+
+
+def _replaced_name(target: Path) -> Path:
+    """Where the old bundle lies for the moment in which the new one takes its name."""
+    return target.with_name(f".{target.name}{_REPLACED}")
+
+
+@contextmanager
+def _disk_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(target.parent).free
+            raise UnavailableError(
+                f"the disk of {target.parent} is full ({free / 2**20:.0f} MiB free): {error}",
+                "free some space or give an -o on another disk; nothing was left behind",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UnavailableError(
+                f"{target.parent} cannot be written to: {error}", "give an -o that you may write"
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            raise UsageError(
+                f"no bundle can be written to {target}: {error.strerror}",
+                "give an -o whose folder can be made",
+            ) from error
+        raise

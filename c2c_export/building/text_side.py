@@ -1,0 +1,52 @@
+"""The text side of a bundle: tokenizers, and the alignment table of each Sharer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from c2c_export.building.bundle_writer import BundleWriter
+from c2c_export.pair.alignment import build_alignment
+from c2c_export.pair.prepare import PreparedPair
+from c2c_export.reading.tokenizers import export_tokenizer
+from c2c_export.yardstick.golden import TEXT
+from c2c_runtime.bundle import names
+from c2c_runtime.bundle.manifest import TokenizerSpec
+
+
+def write_text_side(
+    prepared: PreparedPair, writer: BundleWriter
+) -> tuple[dict[str, TokenizerSpec], dict[str, str], list[np.ndarray | None]]:
+    """Tokenizers and alignment tables; returns their entries in the manifest, and the tables."""
+    specs: dict[str, TokenizerSpec] = {}
+    for role, tokenizer in prepared.tokenizers.items():
+        relative = f"tokenizers/{role}"
+        directory = writer.path / relative
+        directory.mkdir(parents=True)
+        template = prepared.default_templates.get(role)
+        specs[role] = export_tokenizer(tokenizer, directory, relative, template)
+    alignments: dict[str, str] = {}
+    tables: list[np.ndarray | None] = []
+    for number, sharer in enumerate(prepared.pair.sharers, start=1):
+        if sharer.alignment == "none":
+            tables.append(None)
+            continue
+        role = names.sharer(number)
+        table = build_alignment(
+            prepared.tokenizers[names.RECEIVER],
+            prepared.tokenizers[role],
+            prepared.pair.receiver.vocab_size,
+            sharer.dims.vocab_size,
+            sharer.alignment,
+        )
+        alignments[role] = f"alignment/{role}.npy"
+        path = writer.path / alignments[role]
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, table)
+        tables.append(table)
+    return specs, alignments, tables
+
+
+def golden_text_ids(prepared: PreparedPair) -> list[int] | None:
+    """The golden text in Receiver tokens; None where the pair has no tokenizers."""
+    tokenizer = prepared.tokenizers.get(names.RECEIVER)
+    return None if tokenizer is None else list(tokenizer.encode(TEXT, add_special_tokens=False))

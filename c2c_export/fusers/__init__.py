@@ -1,0 +1,3 @@
+"""In: a published Fuser checkpoint. Out: PyTorch modules that compute what the published code
+computes.
+"""

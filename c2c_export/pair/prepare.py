@@ -1,0 +1,162 @@
+"""Everything that is read and checked before anything is traced: problems are reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint, LinkedLayers, read_fuser
+from c2c_export.pair.alignment import same_ids
+from c2c_export.pair.pair import PairSource, pair_from_sources
+from c2c_export.pair.preflight import Alignment, TokenizerFacts, check_pair
+from c2c_export.reading.checkpoints import ModelSource, eos_ids, model_dims, read_config
+from c2c_export.reading.tokenizers import load_tokenizer
+from c2c_runtime.bundle import names
+from c2c_runtime.bundle.manifest import Limits, ModelDims, Pair
+from c2c_runtime.errors import InputError, PairError, Problem
+from c2c_runtime.text.chat_template import default_chat_template
+
+DEFAULT_MAX_SEQ_LEN = 2048
+DEFAULT_MAX_PROMPT_LEN = 1024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """A pair that was found to fit together. Weights stay in their files until they are needed.
+
+    ``tokenizers`` by role; empty if the Receiver or any Sharer has none. ``default_templates``:
+    chat templates for Sharers that bring none. ``fusers``: one checkpoint a Sharer.
+    """
+
+    source: PairSource
+    pair: Pair
+    limits: Limits
+    eos_ids: tuple[int, ...]
+    tokenizers: dict[str, PreTrainedTokenizerBase]
+    default_templates: dict[str, str]
+    fusers: tuple[FuserCheckpoint, ...]
+
+    def load_fusers(self) -> list[LinkedLayers]:
+        """Each Sharer's Fuser, read from its files."""
+        return [fuser.load_linked_layers() for fuser in self.fusers]
+
+
+def prepare_pair(
+    source: PairSource,
+    alignment: Alignment = "auto",
+    max_seq_len: int | None = None,
+    max_prompt_len: int | None = None,
+    max_batch_size: int = 1,
+) -> PreparedPair:
+    """Read both models' sizes, the tokenizers and the Fusers, and check that they fit.
+
+    Raises ``PairError`` with every problem found.
+    """
+    problems: list[Problem] = []
+    models = [source.receiver, *source.sharers]
+    dims = [_collect(problems, _read_dims, model) for model in models]
+    tokenizers = [
+        _collect(problems, load_tokenizer, model.directory, model.gguf_file) for model in models
+    ]
+    fusers = [_collect(problems, read_fuser, path) for path in source.fusers]
+    known_dims = [found for found in dims if found is not None]
+    known_fusers = [found for found in fusers if found is not None]
+    if len(known_dims) < len(dims) or len(known_fusers) < len(fusers):
+        raise PairError(f"the pair {source.name} cannot be built:", problems)
+
+    receiver, *sharers = known_dims
+    facts = _tokenizer_facts(tokenizers)
+    limits = _limits(known_dims, max_seq_len, max_prompt_len, max_batch_size)
+    problems += check_pair(
+        receiver, sharers, known_fusers, alignment=alignment, tokenizers=facts, limits=limits
+    )
+    if problems:
+        raise PairError(f"the pair {source.name} cannot be built:", problems)
+
+    alignments = [
+        _resolve_alignment(alignment, same, fuser)
+        for same, fuser in zip(facts.same_ids, known_fusers, strict=True)
+    ]
+    pair = pair_from_sources(
+        source.name,
+        receiver,
+        list(zip(sharers, known_fusers, strict=True)),
+        alignments,
+        source.multi_sharer,
+    )
+    roles = [names.RECEIVER, *(names.sharer(number) for number in range(1, len(models)))]
+    complete = {
+        role: tokenizer
+        for role, tokenizer in zip(roles, tokenizers, strict=True)
+        if tokenizer is not None
+    }
+    return PreparedPair(
+        source=source,
+        pair=pair,
+        limits=limits,
+        eos_ids=eos_ids(source.receiver, read_config(source.receiver)),
+        tokenizers=complete if len(complete) == len(roles) else {},
+        default_templates={
+            names.sharer(number): default_chat_template(sharer.architecture)
+            for number, sharer in enumerate(sharers, start=1)
+        },
+        fusers=tuple(known_fusers),
+    )
+
+
+def _collect(problems: list[Problem], read: Callable[..., T], *args: object) -> T | None:
+    """``read(*args)``, or None and its problems added to the others."""
+    try:
+        return read(*args)
+    except InputError as error:
+        problems += error.problems or [Problem(str(error))]
+        return None
+
+
+def _read_dims(model: ModelSource) -> ModelDims:
+    return model_dims(read_config(model), model)
+
+
+def _tokenizer_facts(tokenizers: Sequence[PreTrainedTokenizerBase | None]) -> TokenizerFacts:
+    receiver, *sharers = tokenizers
+    return TokenizerFacts(
+        receiver is not None,
+        tuple(sharer is not None for sharer in sharers),
+        tuple(
+            None if receiver is None or sharer is None else same_ids(receiver, sharer)
+            for sharer in sharers
+        ),
+    )
+
+
+def _resolve_alignment(
+    asked: Alignment, same: bool | None, fuser: FuserCheckpoint
+) -> Literal["none", "first", "longest"]:
+    """``auto``: none where ids mean the same on both sides (or nobody can tell), else what the Fuser
+    was trained with, else the paper's choice."""
+    if asked != "auto":
+        return asked
+    if same is None or same:
+        return "none"
+    trained_with = fuser.alignment
+    return "longest" if trained_with in (None, "none") else trained_with
+
+
+def _limits(
+    dims: Sequence[ModelDims],
+    max_seq_len: int | None,
+    max_prompt_len: int | None,
+    max_batch_size: int,
+) -> Limits:
+    """The asked-for capacities; by default as large as usual and as the models allow."""
+    if max_seq_len is None:
+        trained = [model.max_positions for model in dims if model.max_positions is not None]
+        max_seq_len = min([DEFAULT_MAX_SEQ_LEN, *trained])
+    if max_prompt_len is None:
+        max_prompt_len = min(DEFAULT_MAX_PROMPT_LEN, max_seq_len)
+    return Limits(max_seq_len, max_prompt_len, max_batch_size)

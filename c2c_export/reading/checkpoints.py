@@ -1,0 +1,286 @@
+"""Language model checkpoints: where they lie, how large they are, and the loaded model.
+
+A checkpoint is a directory as save_pretrained writes it, a GGUF file, or a hub id. Code that comes
+with a checkpoint is never run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from c2c_export.reading.architectures import ARCHITECTURES, check_architecture
+from c2c_export.reading.gguf_reading import plain_arrays
+from c2c_export.reading.hub import MODEL_PATTERNS, download
+from c2c_export.reading.weight_headers import WeightHeader, gguf_headers, safetensors_headers
+from c2c_runtime.bundle.manifest import ModelDims
+from c2c_runtime.errors import PairError, Problem, UnavailableError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_OTHER_WAYS = "give a local directory with config.json and model.safetensors, or a GGUF file"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A checkpoint on this machine. ``gguf_file`` is a name inside ``directory``."""
+
+    text: str  # as it was given
+    directory: Path
+    gguf_file: str | None = None
+
+    @property
+    def name(self) -> str:
+        """A short name for people: the hub id, the directory's name, or the GGUF file's."""
+        if self.gguf_file is not None:
+            return Path(self.gguf_file).stem
+        return self.text if _HUB_ID.fullmatch(self.text) else self.directory.name
+
+    def __str__(self) -> str:
+        return str(self.directory / self.gguf_file if self.gguf_file else self.directory)
+
+
+def resolve_model(text: str) -> ModelSource:
+    """Find a checkpoint: a local directory, a local ``.gguf`` file, or a hub id (downloaded).
+
+    Raises PairError where there is none.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return ModelSource(text, path.resolve())
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise _wrong(f"there is no GGUF file {path}", "check the path")
+        return ModelSource(text, path.resolve().parent, path.name)
+    if path.is_file():
+        raise _wrong(f"{path} is a file, but no GGUF file", _OTHER_WAYS)
+    if _HUB_ID.fullmatch(text):
+        remedy = f"{_OTHER_WAYS} (there is no directory {text} here)"
+        return ModelSource(text, download(text, MODEL_PATTERNS, remedy, top_level_only=True))
+    raise _wrong(f"there is no directory {text}, and it is no hub id (org/name)", _OTHER_WAYS)
+
+
+def read_config(source: ModelSource) -> Any:
+    """The transformers config of a checkpoint. Raises PairError: missing, unreadable, unknown type."""
+    if source.gguf_file is None:
+        fields = _read_json(source.directory / "config.json", source)
+        model_type = fields.get("model_type")
+        if not isinstance(model_type, str):
+            raise _wrong(f"config.json of {source} names no model_type", _OTHER_WAYS)
+        if model_type not in CONFIG_MAPPING_NAMES:
+            raise _wrong(
+                f"config.json of {source} has model_type {model_type}, which this version of "
+                "transformers does not know",
+                f"use one of {', '.join(ARCHITECTURES)}",
+            )
+        return _parse_config(source)
+    path = source.directory / source.gguf_file
+    gguf_headers(path)  # says what is wrong with a damaged file
+    # Parsing a GGUF vocabulary takes seconds, so it is done once; a config can be changed, so copy.
+    modified_ns = path.stat().st_mtime_ns
+    return copy.deepcopy(_parse_gguf_config(source, modified_ns))
+
+
+@lru_cache(maxsize=8)
+def _parse_gguf_config(source: ModelSource, modified_ns: int) -> Any:
+    return _parse_config(source)
+
+
+def _parse_config(source: ModelSource) -> Any:
+    try:
+        with _quiet(source):
+            return AutoConfig.from_pretrained(
+                source.directory,
+                gguf_file=source.gguf_file,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except ImportError as error:
+        raise _missing_package(error) from error
+    except (ValueError, KeyError, IndexError, OSError, StrictDataclassError) as error:
+        detail = " ".join(str(error).split())
+        remedy = "correct it, or download the checkpoint again"
+        raise _wrong(f"the config of {source} is refused: {detail}", remedy) from error
+
+
+def model_dims(config: Any, source: ModelSource) -> ModelDims:
+    """The sizes that caches and graphs are built from; the KV sizes come from the weights.
+
+    Raises PairError with every problem of the architecture, or of the weights' headers.
+    """
+    problems = check_architecture(config)
+    if problems:
+        raise PairError(f"{source} cannot be compiled", problems)
+    keys = _key_projections(config, source)
+    num_heads = ARCHITECTURES[config.model_type].num_projected_heads(config)
+    num_rows = {header.shape[0] for header in keys}
+    if len(num_rows) > 1:
+        raise _wrong(
+            f"layers of {source} have differing head sizes: k_proj has {sorted(num_rows)} rows",
+            "use a model whose layers are alike",
+        )
+    rows = num_rows.pop()
+    if rows % num_heads:
+        raise _wrong(
+            f"k_proj of {source} has {rows} rows, which its {num_heads} heads (num_key_value_heads) "
+            "do not divide",
+            "correct config.json",
+        )
+    dtype = keys[0].dtype
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise _wrong(
+            f"the weights of {source} are stored as {dtype}",
+            "give the checkpoint in float32, bfloat16 or float16",
+        )
+    return ModelDims(
+        architecture=config.model_type,
+        num_layers=int(config.num_hidden_layers),
+        num_kv_heads=int(config.num_key_value_heads),
+        head_dim=rows // num_heads,
+        vocab_size=int(config.vocab_size),
+        max_positions=getattr(config, "max_position_embeddings", None),
+        sliding_window=ARCHITECTURES[config.model_type].sliding_window(config),
+        dtype=dtype,
+    )
+
+
+def _key_projections(config: Any, source: ModelSource) -> list[WeightHeader]:
+    architecture = ARCHITECTURES[config.model_type]
+    if source.gguf_file is not None:
+        headers = gguf_headers(source.directory / source.gguf_file)
+        pattern = architecture.gguf_key_projection
+    else:
+        headers = safetensors_headers(source.directory)
+        pattern = architecture.key_projection
+    names = [pattern.format(layer=layer) for layer in range(config.num_hidden_layers)]
+    missing = [name for name in names if name not in headers]
+    if missing or not names:
+        raise _wrong(
+            f"{source} lacks {missing[0] if missing else 'any layer'}: the config says "
+            f"{config.num_hidden_layers} layers",
+            "give a complete checkpoint whose config matches its weights",
+        )
+    return [headers[name] for name in names]
+
+
+def load_model(
+    source: ModelSource,
+    attn_implementation: str = "eager",
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """The model in eval mode without gradients, every weight in ``dtype`` whatever the file's.
+
+    ``attn_implementation``: as transformers knows it. Raises PairError for weights that are
+    missing, superfluous, of the wrong shape, or not finite.
+    """
+    try:
+        with _quiet(source):
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source.directory,
+                gguf_file=source.gguf_file,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except ImportError as error:
+        raise _missing_package(error) from error
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        detail = " ".join(str(error).split())[:500]
+        raise _wrong(f"the weights of {source} cannot be loaded: {detail}", _OTHER_WAYS) from error
+    complaints = [
+        *(f"weight {name} is missing" for name in sorted(report["missing_keys"])),
+        *(f"weight {name} is not part of the model" for name in sorted(report["unexpected_keys"])),
+        *(
+            f"weight {name} is {list(found)}, where the config asks for {list(wanted)}"
+            for name, found, wanted in sorted(report["mismatched_keys"])
+        ),
+    ]
+    remedy = "give a checkpoint whose config matches its weights"
+    problems = [Problem(complaint, remedy) for complaint in complaints]
+    problems += [
+        Problem(f"weight {name} holds values that are not finite", "give an undamaged checkpoint")
+        for name, weight in model.named_parameters()
+        if not bool(weight.isfinite().all())
+    ]
+    if problems:
+        raise PairError(f"the weights of {source} do not fit its config", problems)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def eos_ids(source: ModelSource, config: Any) -> tuple[int, ...]:
+    """Every id that ends an answer: the config's, then generation_config.json's, each once."""
+    stated = [getattr(config, "eos_token_id", None)]
+    path = source.directory / "generation_config.json"
+    if source.gguf_file is None and path.is_file():
+        stated.append(_read_json(path, source).get("eos_token_id"))
+    ids: dict[int, None] = {}
+    for entry in stated:
+        for token_id in entry if isinstance(entry, list | tuple) else [entry]:
+            if token_id is not None:
+                ids[int(token_id)] = None
+    return tuple(ids)
+
+
+def _read_json(path: Path, source: ModelSource) -> dict[str, Any]:
+    if not path.is_file():
+        found = sorted(source.directory.glob("*.gguf"))
+        remedy = f"give the file itself: {found[0]}" if found else _OTHER_WAYS
+        raise _wrong(f"{source.directory} has no {path.name}", remedy)
+    try:
+        fields = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise _wrong(f"{path} is not readable as JSON: {error}", "download it again") from error
+    if not isinstance(fields, dict):
+        raise _wrong(f"{path} holds no JSON object", "download it again")
+    return fields
+
+
+def _wrong(cause: str, remedy: str) -> PairError:
+    return PairError.of(cause, remedy)
+
+
+def _missing_package(error: ImportError) -> UnavailableError:
+    return UnavailableError(
+        f"reading this checkpoint needs a package that is not installed: {error}",
+        "pip install 'c2c-export[export]'",
+    )
+
+
+@contextlib.contextmanager
+def _quiet(source: ModelSource) -> Iterator[None]:
+    """No progress bars and no warnings of transformers: what matters is raised. GGUF files are read
+    through plain arrays."""
+    verbosity = transformers_logging.get_verbosity()
+    had_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if source.gguf_file is not None:  # its loader draws a bar that no setting turns off
+            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            stack.enter_context(plain_arrays())
+        try:
+            yield
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+            if had_bars:
+                transformers_logging.enable_progress_bar()

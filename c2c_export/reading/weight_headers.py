@@ -1,0 +1,91 @@
+"""Names, shapes and dtypes of a checkpoint's weights, read from file headers without loading any."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from c2c_export.reading.gguf_header import read_gguf_tensors
+from c2c_runtime.errors import PairError, Problem
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_FLOATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+@dataclass(frozen=True)
+class WeightHeader:
+    """One weight: its shape as PyTorch has it, and its dtype (float32, bfloat16, ..., or as stored)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def safetensors_headers(directory: Path) -> dict[str, WeightHeader]:
+    """Every weight of ``model.safetensors`` or of the shards that its index names.
+
+    Raises PairError that lists every file which is missing or damaged.
+    """
+    headers: dict[str, WeightHeader] = {}
+    problems: list[Problem] = []
+    for path in _weight_files(directory):
+        if not path.is_file():
+            problems.append(
+                Problem(f"{path} is missing, though {_INDEX} names it", "download it again")
+            )
+            continue
+        try:
+            headers |= _headers_of_file(path)
+        except (SafetensorError, OSError) as error:
+            problems.append(
+                Problem(f"{path} cannot be read, it may be cut short: {error}", "download it again")
+            )
+    if problems:
+        raise PairError(f"the weights in {directory} are damaged", problems)
+    return headers
+
+
+def _headers_of_file(path: Path) -> dict[str, WeightHeader]:
+    headers = {}
+    with safe_open(path, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118 -- no mapping: it has keys() only
+            weight = file.get_slice(name)
+            stored = str(weight.get_dtype())
+            headers[name] = WeightHeader(tuple(weight.get_shape()), _FLOATS.get(stored, stored))
+    return headers
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    index = directory / _INDEX
+    if index.is_file():
+        try:
+            weight_map: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+            return [directory / name for name in sorted(set(weight_map.values()))]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            problem = Problem(f"{index} is no index of weights: {error}", "download it again")
+            raise PairError("", [problem]) from error
+    if (directory / _SINGLE).is_file():
+        return [directory / _SINGLE]
+    pickled = sorted(directory.glob("pytorch_model*.bin"))
+    cause = f"{directory} holds pickled weights only" if pickled else f"{directory} has no weights"
+    raise PairError.of(cause, f"give a checkpoint with {_SINGLE}, as save_pretrained writes it")
+
+
+def gguf_headers(path: Path) -> dict[str, WeightHeader]:
+    """Every weight of a GGUF file; quantised ones count as float32, which they are loaded as.
+
+    Raises PairError for a damaged file.
+    """
+    try:
+        tensors = read_gguf_tensors(path)
+    except (ValueError, OSError) as error:
+        problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
+        raise PairError("", [problem]) from error
+    return {
+        name: WeightHeader(tensor.shape, tensor.dtype or "float32")
+        for name, tensor in tensors.items()
+    }

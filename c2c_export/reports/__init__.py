@@ -1,0 +1,1 @@
+"""In: figures. Out: words, charts and pages that commands show."""

@@ -1,0 +1,1 @@
+"""In: a pair in eager PyTorch. Out: golden cases and losses that graphs are held against."""

@@ -1,0 +1,1 @@
+"""In: prompts and options. Out: answers: sampled, streamed, batched, or scored."""

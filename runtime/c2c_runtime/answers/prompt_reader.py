@@ -1,0 +1,106 @@
+"""From a prompt to sections: the tokenizers and alignment tables of one open bundle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from c2c_runtime.bundle import names
+from c2c_runtime.chain.conversation import Conversation
+from c2c_runtime.chain.open_bundle import OpenBundle
+from c2c_runtime.errors import UsageError
+from c2c_runtime.sections.alignment import (
+    Section,
+    load_alignment,
+    sections_from_chat,
+    sections_from_ids,
+)
+from c2c_runtime.sections.section_texts import SectionText, sections_from_texts
+from c2c_runtime.text.tokenizer import Tokenizer
+
+
+class PromptReader:
+    """Reads prompts for ``opened``. Tokenizers load on first use. Safe to share between threads."""
+
+    def __init__(self, opened: OpenBundle) -> None:
+        """Raises ``BundleError`` for an alignment table that cannot be read."""
+        self.opened = opened
+        self._tokenizers: dict[str, Tokenizer] = {}
+        self._lock = threading.Lock()
+        bundle, manifest = opened.bundle, opened.bundle.manifest
+        self._alignments: list[np.ndarray | None] = [
+            load_alignment(bundle.path_of(manifest.alignments[role]))
+            if (role := names.sharer(number)) in manifest.alignments
+            else None
+            for number in range(1, len(manifest.pair.sharers) + 1)
+        ]
+
+    def conversation(self) -> Conversation:
+        """A new conversation with caches of its own."""
+        return Conversation(self.opened)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the Receiver's text can be read and written, not only its token ids."""
+        return names.RECEIVER in self.opened.bundle.manifest.tokenizers
+
+    def tokenizer(self, role: str = names.RECEIVER) -> Tokenizer:
+        """The tokenizer of a role. ``UsageError`` where the bundle was built without tokenizers."""
+        bundle = self.opened.bundle
+        spec = bundle.manifest.tokenizers.get(role)
+        if spec is None:
+            raise UsageError(
+                f"this bundle holds no tokenizer for {role}: its checkpoint had none",
+                "give token ids (--prompt-ids on the command line)",
+            )
+        with self._lock:
+            if role not in self._tokenizers:
+                self._tokenizers[role] = Tokenizer.load(
+                    bundle.path_of(spec.path), spec, bundle.manifest.tools.get("tokenizers")
+                )
+            return self._tokenizers[role]
+
+    def sections_of_ids(
+        self, ids: Sequence[int], sections: Sequence[tuple[int, int]] | None = None
+    ) -> list[Section]:
+        """Sections of Receiver ids: (length, Sharer mask) each, or all tokens but the last fused."""
+        vocab_size = self.opened.bundle.manifest.pair.receiver.vocab_size
+        return sections_from_ids(ids, self._alignments, sections, vocab_size)
+
+    def sections_of_text(self, text: str) -> list[Section]:
+        """Sections of a plain prompt, without a chat template: all tokens but the last fused."""
+        if not text:
+            raise UsageError("the prompt is empty", "give some text")
+        return self.sections_of_ids(self.tokenizer().encode(text))
+
+    def sections_of_chat(
+        self, messages: Sequence[dict[str, str]], *, enable_thinking: bool = False
+    ) -> list[Section]:
+        """Sections of a chat: message content fused, template tokens not."""
+        return sections_from_chat(
+            messages,
+            self.tokenizer(),
+            self._sharer_tokenizers(),
+            self._alignments,
+            enable_thinking=enable_thinking,
+        )
+
+    def sections_of_texts(self, texts: Sequence[SectionText]) -> list[Section]:
+        """Sections of a plain prompt, each of which says whether it is fused and what the Sharers read."""
+        return sections_from_texts(
+            texts, self.tokenizer(), self._sharer_tokenizers(), self._alignments
+        )
+
+    def sections_of(
+        self, prompt: str | Sequence[dict[str, str]], *, enable_thinking: bool = False
+    ) -> list[Section]:
+        """Sections of a plain prompt or of a chat."""
+        if isinstance(prompt, str):
+            return self.sections_of_text(prompt)
+        return self.sections_of_chat(prompt, enable_thinking=enable_thinking)
+
+    def _sharer_tokenizers(self) -> list[Tokenizer]:
+        numbers = range(1, len(self._alignments) + 1)
+        return [self.tokenizer(names.sharer(number)) for number in numbers]

@@ -1,0 +1,66 @@
+"""The graphs of one session: each loaded once, side by side where several are asked for, and checked.
+
+A file is hashed while the graph that it belongs to loads, so that nothing unchecked ever runs and
+nobody waits for files that are not used.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from c2c_runtime.backends.backend import Backend, Graph
+from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.errors import C2CError
+
+
+class LoadedGraphs:
+    """Graphs by role. Safe to share between threads."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, *, check_hashes: bool) -> None:
+        self._bundle = bundle
+        self._backend = backend
+        self._check_hashes = check_hashes
+        self._graphs: dict[str, Graph] = {}
+        self._lock = threading.Lock()
+
+    def get(self, role: str) -> Graph:
+        """The graph of a role; loads it on first use."""
+        self.load([role])
+        return self._graphs[role]
+
+    def load(self, roles: Sequence[str]) -> None:
+        """Load what is not loaded yet. Raises the first error in the order of ``roles``.
+
+        Waits for nobody where all are loaded: conversations ask before every section.
+        """
+        if all(role in self._graphs for role in roles):
+            return
+        with self._lock:
+            missing = [role for role in dict.fromkeys(roles) if role not in self._graphs]
+            if len(missing) > 1 and self._backend.loads_in_threads:
+                with ThreadPoolExecutor(len(missing), thread_name_prefix="c2c-load") as pool:
+                    loaded = list(pool.map(self._load, missing))
+            else:
+                loaded = [self._load(role) for role in missing]
+            self._graphs.update(zip(missing, loaded, strict=True))
+
+    def clear(self) -> None:
+        """Let go of every graph."""
+        with self._lock:
+            self._graphs.clear()
+
+    def _load(self, role: str) -> Graph:
+        if not self._check_hashes:
+            return self._backend.load(role)
+        files = self._bundle.files_of(role)
+        with ThreadPoolExecutor(1, thread_name_prefix="c2c-hash") as pool:
+            hashes = pool.submit(self._bundle.check_hashes, None, files)
+            try:
+                graph = self._backend.load(role)
+            except C2CError:
+                hashes.result()  # a damaged file explains a failed load better than the load does
+                raise
+            hashes.result()
+        return graph

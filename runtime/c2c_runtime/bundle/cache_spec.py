@@ -1,0 +1,22 @@
+"""What caches a model needs: the sizes of their buffers, as its graph in the bundle wants them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from c2c_runtime.bundle.manifest import ModelDims
+
+Owner = Literal["Receiver", "Sharer"]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """The sizes of one model's caches: the first ``num_layers`` of ``dims``, elements of ``dtype``."""
+
+    owner: Owner
+    dims: ModelDims
+    num_layers: int
+    max_seq_len: int
+    dtype: str = "float32"
+    max_positions: int | None = None

@@ -1,0 +1,3 @@
+"""In: sections. Out: caches and logits: the prefills, the fuse and the decode steps of one
+conversation.
+"""
