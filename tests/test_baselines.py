@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from speaking_bundles import PROMPT, SPEAKER, options, speaking_bundle
+from baseline_bundles import PROMPT, SPEAKER, baseline_bundle, options
 from tiny_bundles import (
     build,
     copied,
@@ -32,7 +32,7 @@ from c2c_runtime.errors import BundleError, UsageError
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return speaking_bundle(tmp_path_factory)
+    return baseline_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

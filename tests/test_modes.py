@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from baseline_bundles import PROMPT, SHARER_EOS, Eager, baseline_bundle, options
 from small_tokenizers import byte_fallback, byte_level
-from speaking_bundles import PROMPT, SHARER_EOS, Eager, options, speaking_bundle
 from tiny_bundles import (
     TEMPLATE,
     copied,
@@ -40,7 +40,7 @@ CHAT = [
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return speaking_bundle(tmp_path_factory)
+    return baseline_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

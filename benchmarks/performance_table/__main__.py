@@ -21,7 +21,7 @@ from benchmarks.performance_table.rows import (
     all_rows,
     markdown,
 )
-from c2c_export.bench.run import BenchOptions, run_bench
+from c2c_export.bench.measure import BenchOptions, run_bench
 from c2c_export.pair.pair import explicit_pair, parse_pair
 from c2c_runtime.bundle.bundle import read_manifest
 

@@ -7,11 +7,11 @@ from functools import partial
 
 from c2c_export.bench.bundle_contender import (
     BundleContender,
-    OpenBundle,
+    MeasuredBundle,
     one_prefill,
     timed_run,
 )
-from c2c_export.bench.contender import BASELINE_MODES, Contender, Mode, Run
+from c2c_export.bench.contender import BASELINE_MODES, Contender, MeasuredMode, Run
 from c2c_export.bench.text import prompt_ids
 from c2c_export.reports.stage_names import MESSAGE, RECEIVER, RUNTIME, SHARER
 from c2c_runtime.answers.generation import GenerationOptions
@@ -20,7 +20,7 @@ from c2c_runtime.text.text_to_text import TextToText
 
 
 def bundle_contenders(
-    opened: OpenBundle, modes: Sequence[Mode], text_to_text: TextToText
+    opened: MeasuredBundle, modes: Sequence[MeasuredMode], text_to_text: TextToText
 ) -> list[Contender]:
     """One contender a mode. Raises ``UsageError`` for modes that the bundle was not built for."""
     made: list[Contender] = []
@@ -40,13 +40,13 @@ class SharerContender:
     Its prefill is the stage "Sharer prefill"; there is no other.
     """
 
-    mode: Mode = "sharer"
+    mode: MeasuredMode = "sharer"
     is_peer = False
 
-    def __init__(self, opened: OpenBundle) -> None:
+    def __init__(self, opened: MeasuredBundle) -> None:
         self.name = f"{opened.label} sharer"
         self._session = opened.session.sharer(1)
-        self._backend = opened.speaker_backends[0]
+        self._backend = opened.baseline_backends[0]
         self._conversation = self._session.conversation()
 
     def run(self, ids: Sequence[int], num_new: int) -> Run:
@@ -68,10 +68,10 @@ class MessageContender:
     than the prompt's tokens. The time to the first token has the message in it.
     """
 
-    mode: Mode = "t2t"
+    mode: MeasuredMode = "t2t"
     is_peer = False
 
-    def __init__(self, opened: OpenBundle, text_to_text: TextToText) -> None:
+    def __init__(self, opened: MeasuredBundle, text_to_text: TextToText) -> None:
         self.name = f"{opened.label} t2t"
         if not opened.session.has_tokenizer:
             raise UsageError(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from c2c_export.bench.contender import Mode, Run
+from c2c_export.bench.contender import MeasuredMode, Run
 from c2c_export.bench.timed_backend import GraphCall, TimedBackend, covered_s
 from c2c_export.reports.stage_names import FIRST_STEP, FUSE, PREFILLS, RECEIVER, RUNTIME, SHARER
 from c2c_runtime.answers.generation import Answer, GenerationOptions
@@ -24,7 +24,7 @@ from c2c_runtime.machine.backend_choice import Wish
 from c2c_runtime.sections.alignment import UNFUSED, Section
 
 
-class OpenBundle:
+class MeasuredBundle:
     """A bundle that is open for measurements, with one conversation that they take turns with."""
 
     def __init__(
@@ -33,13 +33,13 @@ class OpenBundle:
         self.label = label
         self._device: Wish = device
         self._num_threads = num_threads
-        self.speaker_backends: list[
+        self.baseline_backends: list[
             TimedBackend
         ] = []  # of Sharers that speak, the first one's first
         self.bundle = Bundle.open(path, with_engines=device in ("auto", "tensorrt"))
         self.backend = self._timed(self.bundle)
         try:
-            self.session = Session(self.bundle, self.backend, open_backend=self._for_speaker)
+            self.session = Session(self.bundle, self.backend, open_backend=self._for_baseline)
             self.conversation = self.session.conversation()
         except BaseException:
             self.backend.close()
@@ -48,9 +48,9 @@ class OpenBundle:
     def _timed(self, bundle: Bundle) -> TimedBackend:
         return TimedBackend(open_backend(bundle, self._device, num_threads=self._num_threads))
 
-    def _for_speaker(self, bundle: Bundle) -> TimedBackend:
-        self.speaker_backends.append(self._timed(bundle))
-        return self.speaker_backends[-1]
+    def _for_baseline(self, bundle: Bundle) -> TimedBackend:
+        self.baseline_backends.append(self._timed(bundle))
+        return self.baseline_backends[-1]
 
     @property
     def caches_bytes(self) -> int:
@@ -76,13 +76,14 @@ class OpenBundle:
         return Conversation(self.session.opened, receiver, sharers)
 
     def _cache(self, spec: CacheSpec, max_seq_len: int) -> KVCache:
-        return allocate_cache(replace(spec, max_seq_len=max_seq_len), self.session.opened.memory)
+        limits = replace(spec.limits, max_seq_len=max_seq_len)
+        return allocate_cache(replace(spec, limits=limits), self.session.opened.memory)
 
     def run(
         self,
         ids: Sequence[int],
         num_new: int,
-        mode: Mode = "c2c",
+        mode: MeasuredMode = "c2c",
         conversation: Conversation | None = None,
     ) -> Run:
         """One answer, timed as a user has it: through ``Session.answer``."""
@@ -100,7 +101,7 @@ class OpenBundle:
         stages_of = partial(one_prefill, RECEIVER) if mode == "receiver" else split
         return timed_run(answer, self.backend, num_new, stages_of)
 
-    def _sections(self, ids: Sequence[int], mode: Mode) -> list[Section]:
+    def _sections(self, ids: Sequence[int], mode: MeasuredMode) -> list[Section]:
         if mode == "prefills":
             return self.session.sections_of_ids(ids, [(len(ids) - 1, UNFUSED), (1, UNFUSED)])
         return self.session.sections_of_ids(ids)
@@ -167,9 +168,9 @@ class BundleContender:
 
     is_peer = False
 
-    def __init__(self, opened: OpenBundle, mode: Mode) -> None:
+    def __init__(self, opened: MeasuredBundle, mode: MeasuredMode) -> None:
         self.opened = opened
-        self.mode: Mode = mode
+        self.mode: MeasuredMode = mode
         self.name = f"{opened.label} {mode}"
 
     def run(self, ids: Sequence[int], num_new: int) -> Run:

@@ -9,10 +9,10 @@ from typing import Literal, Protocol, get_args
 
 # c2c: the whole chain. prefills: both models read the prompt, nothing is fused. receiver: alone.
 # sharer: the first Sharer alone. t2t: text-to-text.
-Mode = Literal["c2c", "prefills", "receiver", "sharer", "t2t"]
-MODES: tuple[Mode, ...] = get_args(Mode)
-DEFAULT_MODES: tuple[Mode, ...] = ("c2c", "prefills", "receiver")
-BASELINE_MODES: tuple[Mode, ...] = ("sharer", "t2t")
+MeasuredMode = Literal["c2c", "prefills", "receiver", "sharer", "t2t"]
+MODES: tuple[MeasuredMode, ...] = get_args(MeasuredMode)
+DEFAULT_MODES: tuple[MeasuredMode, ...] = ("c2c", "prefills", "receiver")
+BASELINE_MODES: tuple[MeasuredMode, ...] = ("sharer", "t2t")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Contender(Protocol):
         ...
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> MeasuredMode:
         """What it computes."""
         ...
 

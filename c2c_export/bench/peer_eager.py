@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from c2c_export.bench.contender import Mode, Run
+from c2c_export.bench.contender import MeasuredMode, Run
 from c2c_export.bench.peer import PeerSetup
 from c2c_export.fusers.fuser_checkpoint import LinkedLayers, read_fuser
 from c2c_export.pair.pair import PairSource
@@ -43,7 +43,7 @@ class EagerChain:
     computes them; without: of the last token, and no LM head in Sharers.
     """
 
-    mode: Mode = "c2c"
+    mode: MeasuredMode = "c2c"
     is_peer = True
 
     def __init__(self, setup: PeerSetup, *, all_logits: bool) -> None:
@@ -112,7 +112,7 @@ class TransformersGenerate:
     """``Contender``: the Receiver alone, in ``generate``."""
 
     name = "transformers"
-    mode: Mode = "receiver"
+    mode: MeasuredMode = "receiver"
     is_peer = True
 
     def __init__(self, setup: PeerSetup) -> None:

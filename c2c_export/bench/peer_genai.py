@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from c2c_export.bench.contender import Mode, Run
+from c2c_export.bench.contender import MeasuredMode, Run
 from c2c_export.bench.peer import PeerSetup, import_peer
 from c2c_export.bench.peer_eager import loaded_model
 from c2c_export.pair.demo import cache_directory
@@ -22,25 +22,25 @@ from c2c_export.reading.checkpoints import ModelSource, read_config
 from c2c_export.reading.tokenizers import load_tokenizer
 from c2c_runtime.errors import UnavailableError
 
-Precision = Literal["fp32", "int4", "int4-mixed"]
+GenaiPrecision = Literal["fp32", "int4", "int4-mixed"]
 # The block and accuracy level that MatMulNBits of a bundle has, too. By default 4 bits are everywhere;
 # mixed is the builder's own choice of what keeps 8: the LM head, and attention and MLP of some layers.
 _FOUR_BITS = ("block_size=32", "accuracy_level=4")
-_OPTIONS: dict[Precision, tuple[str, ...]] = {
+_OPTIONS: dict[GenaiPrecision, tuple[str, ...]] = {
     "fp32": (),
     "int4": _FOUR_BITS,
     "int4-mixed": (*_FOUR_BITS, "algo_config=k_quant_mixed"),
 }
-PRECISIONS: tuple[Precision, ...] = tuple(_OPTIONS)
+PRECISIONS: tuple[GenaiPrecision, ...] = tuple(_OPTIONS)
 
 
 class GenAI:
     """``Contender``: one precision of the Receiver."""
 
-    mode: Mode = "receiver"
+    mode: MeasuredMode = "receiver"
     is_peer = True
 
-    def __init__(self, setup: PeerSetup, precision: Precision) -> None:
+    def __init__(self, setup: PeerSetup, precision: GenaiPrecision) -> None:
         self.name = f"genai-{precision}"
         self._og = import_peer("onnxruntime_genai", "onnxruntime-genai")
         directory = _built(setup.source.receiver, precision, self._og.__version__)
@@ -89,7 +89,7 @@ class GenAI:
         del self._model
 
 
-def _built(source: ModelSource, precision: Precision, version: str) -> Path:
+def _built(source: ModelSource, precision: GenaiPrecision, version: str) -> Path:
     """The model directory that GenAI's builder makes of a checkpoint; made once and kept."""
     file = source.directory / (source.gguf_file or "config.json")
     facts = f"{file} {file.stat().st_mtime_ns} {precision} {_OPTIONS[precision]} {version}"

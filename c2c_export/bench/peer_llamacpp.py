@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from c2c_export.bench.contender import Mode, Run
+from c2c_export.bench.contender import MeasuredMode, Run
 from c2c_export.bench.peer import PeerSetup, import_peer
 from c2c_export.reading.checkpoints import ModelSource
 from c2c_runtime.errors import UnavailableError
@@ -25,7 +25,7 @@ class LlamaCpp:
     """``Contender``: the file as it is, through llama-cpp-python."""
 
     name = "llamacpp"
-    mode: Mode = "receiver"
+    mode: MeasuredMode = "receiver"
     is_peer = True
 
     def __init__(self, setup: PeerSetup) -> None:

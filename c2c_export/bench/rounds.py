@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from c2c_export.bench.contender import Contender, Mode, Run
+from c2c_export.bench.contender import Contender, MeasuredMode, Run
 from c2c_export.reports.stage_names import FUSE, MESSAGE
 
 # ONNX Runtime's threads spin for 30 to 50 ms after their last work, others' for less.
 _SETTLE_S = 0.1
 
-Metric = Callable[[Run], float | None]
-METRICS: Mapping[str, Metric] = {
+RunMetric = Callable[[Run], float | None]
+METRICS: Mapping[str, RunMetric] = {
     "first_token": lambda run: run.first_token_s,
     "decode_step": lambda run: run.step_s,
     "fuse": lambda run: run.stages.get(FUSE) or None,
@@ -26,7 +26,7 @@ class Measurement:
     """All runs of one contender with a prompt of one length, in the order of the rounds."""
 
     contender: str
-    mode: Mode
+    mode: MeasuredMode
     is_peer: bool
     prompt_tokens: int
     runs: tuple[Run, ...]

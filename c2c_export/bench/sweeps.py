@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from c2c_export.bench.bundle_contender import OpenBundle
+from c2c_export.bench.bundle_contender import MeasuredBundle
 from c2c_export.bench.text import prompt_ids
 from c2c_runtime.answers.batch import Batch
 from c2c_runtime.errors import CapacityError, UsageError
@@ -23,7 +23,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """A value of what was varied, and seconds a round of each thing that was measured there."""
 
     x: int
@@ -40,13 +40,13 @@ class Sweep:
 
     name: SweepName
     bundle: str
-    points: tuple[Point, ...] = ()
+    points: tuple[SweepPoint, ...] = ()
     skipped: str | None = None
 
 
-def run_sweep(name: SweepName, opened: OpenBundle, num_new: int, num_rounds: int) -> Sweep:
+def run_sweep(name: SweepName, opened: MeasuredBundle, num_new: int, num_rounds: int) -> Sweep:
     """Measure one sweep of one bundle. What does not fit the bundle is left out."""
-    sweeps: Mapping[SweepName, Callable[[OpenBundle, int, int], list[Point]]] = {
+    sweeps: Mapping[SweepName, Callable[[MeasuredBundle, int, int], list[SweepPoint]]] = {
         "prompt": _prompt,
         "capacity": _capacity,
         "batch": _batch,
@@ -57,7 +57,7 @@ def run_sweep(name: SweepName, opened: OpenBundle, num_new: int, num_rounds: int
         return Sweep(name, opened.label, skipped=str(error))
 
 
-def _prompt(opened: OpenBundle, num_new: int, num_rounds: int) -> list[Point]:
+def _prompt(opened: MeasuredBundle, num_new: int, num_rounds: int) -> list[SweepPoint]:
     """Time to the first token and a decode step, by the prompt's length."""
     limit = opened.bundle.manifest.limits.max_seq_len - num_new
     points = []
@@ -66,7 +66,7 @@ def _prompt(opened: OpenBundle, num_new: int, num_rounds: int) -> list[Point]:
         opened.run(ids, 2)
         runs = [opened.run(ids, num_new) for _ in range(num_rounds)]
         points.append(
-            Point(
+            SweepPoint(
                 length,
                 {
                     "first token": tuple(run.first_token_s for run in runs),
@@ -77,7 +77,7 @@ def _prompt(opened: OpenBundle, num_new: int, num_rounds: int) -> list[Point]:
     return points
 
 
-def _capacity(opened: OpenBundle, num_new: int, num_rounds: int) -> list[Point]:
+def _capacity(opened: MeasuredBundle, num_new: int, num_rounds: int) -> list[SweepPoint]:
     """The same context in caches of different capacity: capacities take turns within a round."""
     fits = min(opened.bundle.manifest.limits.max_seq_len, *CAPACITIES)
     num_new = min(num_new, fits // 2)
@@ -93,12 +93,12 @@ def _capacity(opened: OpenBundle, num_new: int, num_rounds: int) -> list[Point]:
                 times[size]["first token"].append(run.first_token_s)
                 times[size]["decode step"].append(run.step_s or 0.0)
     return [
-        Point(size, {what: tuple(values) for what, values in of_size.items()})
+        SweepPoint(size, {what: tuple(values) for what, values in of_size.items()})
         for size, of_size in times.items()
     ]
 
 
-def _batch(opened: OpenBundle, num_new: int, num_rounds: int) -> list[Point]:
+def _batch(opened: MeasuredBundle, num_new: int, num_rounds: int) -> list[SweepPoint]:
     """A decode step of several rows, and what of it one row's token takes."""
     limits = opened.bundle.manifest.limits
     if limits.max_batch_size == 1:
@@ -119,7 +119,7 @@ def _batch(opened: OpenBundle, num_new: int, num_rounds: int) -> list[Point]:
             if number:
                 times[size].append(statistics.median(steps))
     return [
-        Point(
+        SweepPoint(
             size,
             {
                 "decode step": tuple(values),

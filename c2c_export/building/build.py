@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from c2c_engines.backend import load_backend
 from c2c_engines.bundle_engines import BuiltEngine, EngineOptions, build_engines
 from c2c_engines.install import with_engines
+from c2c_engines.library import load_library
 from c2c_engines.targets import check_head_dim
 from c2c_export.building.build_report import BuildReport, GraphReport, echo_roles
 from c2c_export.building.build_target import CPU, BuildTarget
@@ -102,15 +102,7 @@ class _Work:
 
     def options(self, role: str) -> GraphOptions:
         """How the graph of a role is exported."""
-        dialect, own = self.target.dialect, self.target.precision.of(role)
-        limits = self.limits
-        return GraphOptions(
-            dialect,
-            own.activations,
-            None if dialect == "ort" else limits.max_seq_len,
-            own.weights,
-            limits.max_positions,
-        )
+        return GraphOptions(self.target.dialect, self.target.precision.of(role), self.limits)
 
     def add(self, graph: GraphSpec, before: ModelCost, reasons: Sequence[str]) -> None:
         """Take a graph in, and report it against what it was before."""
@@ -223,7 +215,7 @@ def _check_engines(prepared: PreparedPair, target: BuildTarget) -> None:
     """Refuse before anything is traced what engines cannot be built of."""
     if target.engine_backend is None:
         return
-    library, pair = load_backend(target.engine_backend), prepared.pair
+    library, pair = load_library(target.engine_backend), prepared.pair
     check_head_dim(library, pair.receiver.head_dim, "the Receiver")
     for number, sharer in enumerate(pair.sharers, start=1):
         check_head_dim(library, sharer.dims.head_dim, f"Sharer {number}")
@@ -265,7 +257,7 @@ def _export_sharer(
 
 
 def _export_baseline(prepared: PreparedPair, number: int, work: _Work) -> None:
-    options = work.options(names.speaker(number))
+    options = work.options(names.baseline(number))
     root = work.writer.path
     baseline, before = export_baseline(prepared, number, root, work.graph_directory, options)
     work.baselines.append(baseline)

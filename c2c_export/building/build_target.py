@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from c2c_engines.backend import load_backend
+from c2c_engines.library import load_library
 from c2c_engines.targets import check_bundle_precision, resolve_targets
 from c2c_runtime.bundle.manifest import Dialect, EngineBackend
 from c2c_runtime.bundle.precision import FP32, Precision, parse_precision
 from c2c_runtime.errors import UnavailableError, UsageError
 
-Backend = Literal["ort", "tensorrt", "tensorrt-rtx"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
+BackendName = Literal["ort", "tensorrt", "tensorrt-rtx"]
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 ENGINE_DIALECTS: tuple[Dialect, ...] = ("tensorrt", "tensorrt-scatter")
 
 
@@ -22,7 +22,7 @@ class BuildTarget:
     """``targets``: cpu, cuda, or compute capabilities (sm89) that engines are built for; none: graphs
     only, from which ``build-engines`` makes engines on the device itself."""
 
-    backend: Backend = "ort"
+    backend: BackendName = "ort"
     targets: tuple[str, ...] = ("cpu",)
     dialect: Dialect = "ort"
     precision: Precision = FP32
@@ -38,7 +38,7 @@ _FP16 = parse_precision("fp16")
 
 
 def build_target(
-    backend: Backend,
+    backend: BackendName,
     targets: Sequence[str] = (),
     *,
     precision: str | None = None,
@@ -102,7 +102,7 @@ def _for_engines(
         if targets:
             raise UsageError("--no-engines builds for no target", "leave --target out")
         return BuildTarget(backend, (), dialect or "tensorrt", precision)
-    library = load_backend(backend)
+    library = load_library(backend)
     if dialect not in (None, library.dialect):
         raise UsageError(
             f"{library} builds engines from dialect {library.dialect}",

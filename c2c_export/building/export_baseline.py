@@ -32,10 +32,10 @@ def export_baseline(
     Loads the model, and drops it before it returns.
     """
     source = prepared.source.sharers[number - 1]
-    role = names.speaker(number)
+    role = names.baseline(number)
     dims = prepared.pair.sharers[number - 1].dims
     model = load_model(source)
-    golden = _golden(prepared, number, model, root / "golden", options.weights or options.precision)
+    golden = _golden(prepared, number, model, root / "golden", str(options.precision))
     before = ModelCost(model.num_parameters(), linear_operations([model]))
     capture_attention(model)
     graph = export_receiver(model, dims, dialect_directory, options, role)
@@ -55,7 +55,7 @@ def _golden(
         ids = list(tokenizer.encode(TEXT, add_special_tokens=False))
     golden = []
     for case in plan_cases(alone, prepared.limits, ids, (), precision):
-        stored = replace(case, name=f"{names.speaker(number)}-{case.name}")  # names a file, too
+        stored = replace(case, name=f"{names.baseline(number)}-{case.name}")  # names a file, too
         spec = receiver_expectation(stored, alone, model, (), (), directory, precision)
         golden.append(replace(spec, name=f"Sharer {number} alone, {case.name}"))
     return tuple(golden)

@@ -115,10 +115,10 @@ def command(
     With the checkpoints (--pair, or --receiver, --sharer and --fuser) peers are measured in the same
     run, in turns with the bundles. Only ratios of one run say something about another machine.
     """
+    from c2c_export.bench.measure import BenchOptions, run_bench
     from c2c_export.bench.peers import ALL, NONE, parse_peers
     from c2c_export.bench.report_html import html_page
     from c2c_export.bench.report_text import print_report
-    from c2c_export.bench.run import BenchOptions, run_bench
 
     source = None
     if pair_text is not None or receiver is not None or sharers or fusers:

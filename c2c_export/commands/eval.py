@@ -108,10 +108,10 @@ def command(
     Every answer is on the disk before the next item is asked; the same command goes on where it was
     stopped. The folder then holds results.jsonl, report.json, report.md and report.html.
     """
+    from c2c_export.eval.evaluate import EvalOptions, run_eval
     from c2c_export.eval.load_task import load_task
     from c2c_export.eval.report_html import html_page
     from c2c_export.eval.report_words import markdown, print_report
-    from c2c_export.eval.run import EvalOptions, run_eval
 
     task = load_task(task_text, lambda what: click.echo(f"loading {what}", err=True))
     task = task.sampled(limit, seed)

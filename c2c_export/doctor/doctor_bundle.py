@@ -17,7 +17,7 @@ from c2c_runtime.machine.machine import Machine
 
 
 @dataclass(frozen=True)
-class EngineReport:
+class EngineFit:
     """An engine and why it does not run here; no problems: it does."""
 
     spec: EngineSpec
@@ -38,7 +38,7 @@ class BundleReport:
     manifest: Manifest | None
     damage: tuple[Problem, ...]
     hashed: bool
-    engines: tuple[EngineReport, ...] = ()
+    engines: tuple[EngineFit, ...] = ()
     choice: BackendChoice | None = None
     weights_bytes: int = 0
     caches_bytes: int = 0
@@ -76,7 +76,7 @@ def examine_bundle(
         damage,
         hashed=hash_files is not None,
         engines=tuple(
-            EngineReport(spec, tuple(engine_problems(spec, machine, path)))
+            EngineFit(spec, tuple(engine_problems(spec, machine, path)))
             for spec in manifest.engines
         ),
         choice=choice,

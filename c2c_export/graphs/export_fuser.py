@@ -19,9 +19,9 @@ from torch.export import Dim
 from c2c_export.fusers.fuser import FuserLayer
 from c2c_export.graphs.export_graph import Signature, cache_shape, example_cache, export_graph
 from c2c_export.graphs.fuser_functions import LayerFunctions, Read
+from c2c_export.lowering.convert_weights import convert_weights
 from c2c_export.lowering.graph_options import ORT, GraphOptions, Lowering
 from c2c_export.lowering.operators import fuse_norms
-from c2c_export.lowering.weights import convert_weights
 from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import GraphSpec, Pair
 

@@ -64,11 +64,12 @@ def export_graph(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{role}.onnx"
     num_parameters = _num_parameters(model)
-    if options.weights is not None and options.dialect == "ort":
+    weights = options.precision.weights
+    if weights is not None and options.dialect == "ort":
         block_size = FUSER_BLOCK if role == names.FUSER else MODEL_BLOCK
-        MatMulNBits(options.weights, block_size)(model)
-    elif options.weights is not None:
-        QuantizeWeights(options.weights)(model)
+        MatMulNBits(weights, block_size)(model)
+    elif weights is not None:
+        QuantizeWeights(weights)(model)
     ir.save(
         model,
         path,

@@ -18,11 +18,11 @@ from torch.export import Dim
 from transformers import PreTrainedModel
 
 from c2c_export.graphs.export_graph import Signature, cache_shape, example_cache, export_graph
+from c2c_export.lowering.convert_weights import convert_weights
 from c2c_export.lowering.graph_options import ORT, GraphOptions
 from c2c_export.lowering.operators import fuse_norms, fused_rotary
 from c2c_export.lowering.rotary_tables import rotary_by_table
 from c2c_export.lowering.tracing import CacheStep
-from c2c_export.lowering.weights import convert_weights
 from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import GraphSpec, ModelDims
 

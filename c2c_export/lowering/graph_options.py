@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -15,9 +15,10 @@ from c2c_export.lowering.lowering_scatter import ScatterCacheStep
 from c2c_export.lowering.lowering_trt import TrtCacheStep
 from c2c_export.lowering.tracing import CacheStep, RowWriter
 from c2c_runtime.bundle.manifest import Dialect, Limits
-from c2c_runtime.bundle.precision import Activations, Weights
+from c2c_runtime.bundle.precision import Activations, GraphPrecision
 
 _INT4_SINCE_OPSET = 21  # blocks of DequantizeLinear
+_POSITIONS_WITHOUT_LIMITS = 4096
 DTYPES: dict[Activations, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -51,25 +52,21 @@ LOWERINGS: dict[Dialect, Lowering] = {
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """``precision``: of products, caches and all else; ``ort`` has fp32. ``max_seq_len``: slots of every
-    cache, a number in the graphs; None leaves it a symbol, which only dialect ``ort`` can. ``weights``:
-    what the matrices of products are stored in; None: as ``precision``. ``max_positions``: rows of the
-    rotary tables of dialect ``ort``, whose graphs compute no angles; None: 4096."""
+    """``precision``: that of one graph; dialect ``ort`` computes in fp32. ``limits``: the bundle's. The
+    capacity of every cache is a number in the graphs, but for dialect ``ort``, where it stays a symbol
+    and the positions are the rows of the rotary tables (4096 without limits)."""
 
     dialect: Dialect = "ort"
-    precision: Activations = "fp32"
-    max_seq_len: int | None = None
-    weights: Weights | None = None
-    max_positions: int | None = None
+    precision: GraphPrecision = field(default_factory=GraphPrecision)
+    limits: Limits | None = None
 
     def __post_init__(self) -> None:
-        if (self.dialect == "ort") != (self.max_seq_len is None):
-            raise ValueError(f"dialect {self.dialect} with max_seq_len {self.max_seq_len}")
-        if self.dialect == "ort" and self.precision != "fp32":
-            raise ValueError(f"dialect ort with precision {self.precision}")
-        if self.dialect == "ort" and self.weights == "fp8":
-            raise ValueError("dialect ort with fp8 weights")
-        if self.weights == "int4" and self.lowering.opset < _INT4_SINCE_OPSET:
+        if self.dialect == "ort":
+            if self.precision.activations != "fp32" or self.precision.weights == "fp8":
+                raise ValueError(f"dialect ort with precision {self.precision}")
+        elif self.limits is None:
+            raise ValueError(f"dialect {self.dialect} without limits")
+        if self.precision.weights == "int4" and self.lowering.opset < _INT4_SINCE_OPSET:
             raise ValueError(f"dialect {self.dialect} with int4 weights")
 
     @property
@@ -80,12 +77,18 @@ class GraphOptions:
     @property
     def dtype(self) -> torch.dtype:
         """Of weights and caches."""
-        return DTYPES[self.precision]
+        return DTYPES[self.precision.activations]
 
     @property
     def num_positions(self) -> int:
         """Rows of rotary tables."""
-        return self.max_positions or 4096
+        positions = self.limits and self.limits.max_positions
+        return positions or _POSITIONS_WITHOUT_LIMITS
+
+    @property
+    def max_seq_len(self) -> int | None:
+        """Slots of every cache, a number in the graphs; None: a symbol in them."""
+        return None if self.dialect == "ort" or self.limits is None else self.limits.max_seq_len
 
 
 def with_positions(limits: Limits, dialect: Dialect) -> Limits:

@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import onnx_ir as ir
 
-Key = tuple[ir.DataType, tuple[int | ir.SymbolicDim, ...], bytes]
+WeightKey = tuple[ir.DataType, tuple[int | ir.SymbolicDim, ...], bytes]
 
 
 class ShareWeights(ir.passes.InPlacePass):
@@ -19,7 +19,7 @@ class ShareWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Returns whether any initializer was removed."""
-        kept: dict[Key, ir.Value] = {}
+        kept: dict[WeightKey, ir.Value] = {}
         modified = False
         for name, value in list(model.graph.initializers.items()):
             tensor = value.const_value

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from c2c_engines.backend import Backend, load_backend
 from c2c_engines.checks import Expected, check_network, check_size, expected_of, unpacking_warning
 from c2c_engines.inspection import can_inspect, check_inspection, inspect_engine
+from c2c_engines.library import TensorRTLibrary, load_library
 from c2c_engines.messages import Messages, message_logger
 from c2c_engines.monitor import OnProgress, PhaseTree, progress_monitor
 from c2c_engines.network import parse_network
@@ -28,20 +28,20 @@ def build_engine(
 
     Progress goes from 0 to 1. Raises ``InputError`` if profiles or graph are wrong, ``BundleError`` if
     the network is not what was asked for, ``VerificationError`` if the engine is not, and
-    ``UnavailableError`` if this backend cannot build it; TensorRT's own words are in the text.
+    ``UnavailableError`` if this library cannot build it; TensorRT's own words are in the text.
     """
     started = time.perf_counter()
     on_progress(0.0, "read the graph")
     check_profiles(request.graph, request.profiles)
-    backend = load_backend(request.backend)
-    resolve_targets(backend, (request.target,))
-    check_precision(backend, request.target, request.precision, request.graph)
+    library = load_library(request.backend)
+    resolve_targets(library, (request.target,))
+    check_precision(library, request.target, request.precision, request.graph)
 
-    trt, messages = backend.module, Messages()
+    trt, messages = library.module, Messages()
     logger = message_logger(trt, messages)
     builder = trt.Builder(logger)
     graph_path = Path(request.graph_path)
-    network, _parser = parse_network(backend, builder, logger, messages, graph_path)
+    network, _parser = parse_network(library, builder, logger, messages, graph_path)
     summary = summarize(network, trt)
     expected = expected_of(request.graph, request.precision)
     check_network(summary, expected, request.graph.role)
@@ -50,17 +50,17 @@ def build_engine(
     phases = PhaseTree(on_progress)
     monitor = progress_monitor(trt, phases)
     config.progress_monitor = monitor
-    _configure(backend, config, request)
+    _configure(library, config, request)
     for profile in request.profiles:
         _add_profile(builder, config, profile)
-    cache = _TimingCache.load(backend, config, request.timing_cache_path)
+    cache = _TimingCache.load(library, config, request.timing_cache_path)
 
     engine = builder.build_serialized_network(network, config)
     if phases.failure is not None:
         raise phases.failure
     if engine is None:
         raise UnavailableError(
-            f"{backend} could not build the engine of {request.graph.role} for {request.target}:"
+            f"{library} could not build the engine of {request.graph.role} for {request.target}:"
             + messages.tail(),
             "try another --target or --precision, or another version of TensorRT",
         )
@@ -72,13 +72,13 @@ def build_engine(
     unpacking = unpacking_warning(summary, request.profiles, messages.activation_bytes)
     _write(Path(request.engine_path), engine)
     del engine
-    inspected = _inspect(backend, request, expected)
+    inspected = _inspect(library, request, expected)
     cache.save()
     on_progress(1.0, "done")
     return EngineReport(
         role=request.graph.role,
         target=request.target,
-        backend_version=backend.version,
+        backend_version=library.version,
         size_bytes=size_bytes,
         weights_bytes=messages.weights_bytes,
         activation_bytes=messages.activation_bytes,
@@ -91,9 +91,9 @@ def build_engine(
     )
 
 
-def _configure(backend: Backend, config: Any, request: EngineRequest) -> None:
-    trt = backend.module
-    backend.set_target(config, request.target)
+def _configure(library: TensorRTLibrary, config: Any, request: EngineRequest) -> None:
+    trt = library.module
+    library.set_target(config, request.target)
     if request.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
     if request.detailed:
@@ -110,12 +110,12 @@ def _add_profile(builder: Any, config: Any, profile: ProfileSpec) -> None:
         )
 
 
-def _inspect(backend: Backend, request: EngineRequest, expected: Expected) -> bool:
+def _inspect(library: TensorRTLibrary, request: EngineRequest, expected: Expected) -> bool:
     if not can_inspect(request.target):
         return False
     path = Path(request.engine_path)
     try:
-        check_inspection(inspect_engine(backend, path), expected, request.graph.role)
+        check_inspection(inspect_engine(library, path), expected, request.graph.role)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -142,8 +142,8 @@ class _TimingCache:
     state: str
 
     @classmethod
-    def load(cls, backend: Backend, config: Any, path: str | None) -> _TimingCache:
-        if path is None or not backend.has_timing_cache:
+    def load(cls, library: TensorRTLibrary, config: Any, path: str | None) -> _TimingCache:
+        if path is None or not library.has_timing_cache:
             return cls(config, None, "none")
         file = Path(path)
         data = file.read_bytes() if file.is_file() else b""

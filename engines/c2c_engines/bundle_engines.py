@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from c2c_engines.backend import Backend, load_backend
+from c2c_engines.library import TensorRTLibrary, load_library
 from c2c_engines.monitor import OnProgress
 from c2c_engines.process import build_engine_apart
 from c2c_engines.profiles import check_profiles, profiles_for
@@ -74,11 +74,11 @@ def build_engines(
 
     The manifest is read, not written. Everything that can be refused is refused before the first
     build: raises ``UnavailableError`` for backend, target or precision, ``BundleError`` where the
-    bundle has no graphs that this backend reads, and what ``build_engine_apart`` raises. On any
+    bundle has no graphs that this library reads, and what ``build_engine_apart`` raises. On any
     exception nothing new is left in the bundle.
     """
-    backend = load_backend(options.backend)
-    jobs = _plan(backend, manifest, options)
+    library = load_library(options.backend)
+    jobs = _plan(library, manifest, options)
     with _partial_folder(bundle_root) as partial:
         built = []
         total = sum(_effort(job) for job in jobs)
@@ -95,42 +95,42 @@ def build_engines(
         places = _move(partial, bundle_root)
     on_progress(1.0, "done")
     return tuple(
-        BuiltEngine(_spec(backend, manifest, job, places[job.folder]), report)
+        BuiltEngine(_spec(library, manifest, job, places[job.folder]), report)
         for job, report in built
     )
 
 
-def _plan(backend: Backend, manifest: Manifest, options: EngineOptions) -> list[_Job]:
-    graphs = [graph for graph in manifest.graphs if graph.dialect == backend.dialect]
+def _plan(library: TensorRTLibrary, manifest: Manifest, options: EngineOptions) -> list[_Job]:
+    graphs = [graph for graph in manifest.graphs if graph.dialect == library.dialect]
     if not graphs:
         dialects = sorted({graph.dialect for graph in manifest.graphs})
         raise BundleError.of(
-            f"{backend} reads graphs of the dialect {backend.dialect}; this bundle has "
+            f"{library} reads graphs of the dialect {library.dialect}; this bundle has "
             f"{', '.join(dialects) or 'none'}",
-            f"build the bundle again with `c2c-export build --backend {backend.name}`",
+            f"build the bundle again with `c2c-export build --backend {library.name}`",
         )
     jobs = []
-    for target in resolve_targets(backend, options.targets):
-        folder = f"{backend.name}-{backend.version}-{target}"
+    for target in resolve_targets(library, options.targets):
+        folder = f"{library.name}-{library.version}-{target}"
         for graph in graphs:
-            _check_heads(backend, graph)
-            check_precision(backend, target, _precision_of(manifest, graph), graph)
+            _check_heads(library, graph)
+            check_precision(library, target, _precision_of(manifest, graph), graph)
             profiles = profiles_for(
                 graph,
                 manifest.limits,
                 max_section_len=_max_section_len(manifest),
-                min_max_batch=backend.min_max_batch,
+                min_max_batch=library.min_max_batch,
             )
             check_profiles(graph, profiles)
             jobs.append(_Job(graph, target, folder, profiles))
     return jobs
 
 
-def _check_heads(backend: Backend, graph: GraphSpec) -> None:
+def _check_heads(library: TensorRTLibrary, graph: GraphSpec) -> None:
     for tensor in graph.inputs:
         head_dim = tensor.shape[-1]
         if has_caches(graph) and tensor.name.startswith("past.") and isinstance(head_dim, int):
-            check_head_dim(backend, head_dim, f"the {graph.role}")
+            check_head_dim(library, head_dim, f"the {graph.role}")
 
 
 def _precision_of(manifest: Manifest, graph: GraphSpec) -> str:
@@ -169,11 +169,11 @@ def _request(
     )
 
 
-def _spec(backend: Backend, manifest: Manifest, job: _Job, place: str) -> EngineSpec:
+def _spec(library: TensorRTLibrary, manifest: Manifest, job: _Job, place: str) -> EngineSpec:
     return EngineSpec(
         role=job.graph.role,
-        backend=backend.name,
-        backend_version=backend.version,
+        backend=library.name,
+        backend_version=library.version,
         target=job.target,
         platform=platform_name(),
         precision=manifest.precision,

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from c2c_engines.backend import Backend
 from c2c_engines.checks import Expected
+from c2c_engines.library import TensorRTLibrary
 from c2c_engines.messages import Messages, message_logger
 from c2c_engines.targets import current_target
 from c2c_runtime.errors import Problem, UnavailableError, VerificationError
@@ -30,9 +30,9 @@ def can_inspect(target: str) -> bool:
         return False
 
 
-def inspect_engine(backend: Backend, path: Path) -> Inspection:
+def inspect_engine(library: TensorRTLibrary, path: Path) -> Inspection:
     """Load an engine on this machine's GPU and read it. Raises ``UnavailableError`` if it does not load."""
-    trt, messages = backend.module, Messages()
+    trt, messages = library.module, Messages()
     logger = message_logger(trt, messages)
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(path.read_bytes())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from c2c_engines.backend import Backend
+from c2c_engines.library import TensorRTLibrary
 from c2c_engines.messages import Messages
 from c2c_runtime.errors import BundleError, Problem
 
@@ -13,7 +13,7 @@ _REMEDY = "build the bundle again with `c2c-export build` of this version, or us
 
 
 def parse_network(
-    backend: Backend, builder: Any, logger: Any, messages: Messages, path: Path
+    library: TensorRTLibrary, builder: Any, logger: Any, messages: Messages, path: Path
 ) -> tuple[Any, Any]:
     """The network of the graph at ``path`` and its parser, which owns the weights: keep both.
 
@@ -22,14 +22,14 @@ def parse_network(
     """
     if not path.is_file():
         raise BundleError.of(f"the graph {path} is missing", _REMEDY)
-    network = backend.create_network(builder)
-    parser = backend.module.OnnxParser(network, logger)
+    network = library.create_network(builder)
+    parser = library.module.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         problems = [Problem(_describe(error), _remedy(error, path)) for error in errors]
         if not problems:
             problems = [Problem("the parser gives no reason" + messages.tail(), _REMEDY)]
-        raise BundleError(f"{backend} cannot read the graph {path.name}:", problems)
+        raise BundleError(f"{library} cannot read the graph {path.name}:", problems)
     return network, parser
 
 

@@ -31,7 +31,7 @@ def profiles_for(
 
     ``max_section_len``: tokens of the longest section that a Fuser is given in one call, where that
     is not ``limits.max_prompt_len`` (a Fuser that has to see whole sections). ``min_max_batch``: rows
-    that profiles allow at least, whatever the limits, see ``Backend.min_max_batch``.
+    that profiles allow at least, whatever the limits, see ``TensorRTLibrary.min_max_batch``.
     """
     batch = (1, 1, max(limits.max_batch_size, min_max_batch))
     if graph.role == names.FUSER:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from c2c_engines.backend import Backend
+from c2c_engines.library import TensorRTLibrary
 from c2c_runtime.bundle.manifest import GraphSpec
 from c2c_runtime.bundle.precision import Precision
 from c2c_runtime.errors import UnavailableError, UsageError
@@ -50,20 +50,22 @@ def current_target() -> str:
     return machine.gpus[0].capability
 
 
-def resolve_targets(backend: Backend, targets: tuple[str, ...]) -> tuple[str, ...]:
+def resolve_targets(library: TensorRTLibrary, targets: tuple[str, ...]) -> tuple[str, ...]:
     """The compute capabilities to build for, each once, in the order given.
 
     None given, or ``current``: this machine's GPU. Raises ``UsageError`` for what is no target and
-    ``UnavailableError`` for what this backend cannot build for here.
+    ``UnavailableError`` for what this library cannot build for here.
     """
     parsed = [parse_target(target) for target in targets or (CURRENT,)]
     found = dict.fromkeys(current_target() if name == CURRENT else name for name in parsed)
     for target in found:
-        _check_target(backend, target)
+        _check_target(library, target)
     return tuple(found)
 
 
-def check_precision(backend: Backend, target: str, precision: str, graph: GraphSpec) -> None:
+def check_precision(
+    library: TensorRTLibrary, target: str, precision: str, graph: GraphSpec
+) -> None:
     """Raise ``UnavailableError`` if ``target`` lacks a type that ``graph`` computes or stores in.
 
     ``precision``: of this graph alone.
@@ -72,24 +74,24 @@ def check_precision(backend: Backend, target: str, precision: str, graph: GraphS
     for needed in (precision, "bf16" if has_bf16 else precision):
         _check_type(target, needed)
     if precision == "fp32" and has_caches(graph):
-        _check_fp32(backend)
+        _check_fp32(library)
 
 
-def check_bundle_precision(backend: Backend, target: str, precision: Precision) -> None:
+def check_bundle_precision(library: TensorRTLibrary, target: str, precision: Precision) -> None:
     """The same for a pair whose graphs are not there yet."""
     for own in (precision.default, *precision.roles.values()):
         _check_type(target, own.activations)
         _check_type(target, str(own))
     if precision.activations == "fp32":
-        _check_fp32(backend)
+        _check_fp32(library)
 
 
-def check_head_dim(backend: Backend, head_dim: int, whose: str) -> None:
+def check_head_dim(library: TensorRTLibrary, head_dim: int, whose: str) -> None:
     """Raise ``UnavailableError`` if there is no fused attention of so many elements a head."""
     is_known = head_dim >= _LEAST_HEAD_DIM and head_dim % _HEAD_DIM_STEP == 0
-    if backend.dialect == "tensorrt" and not is_known:
+    if library.dialect == "tensorrt" and not is_known:
         raise UnavailableError(
-            f"{backend} has no fused attention for heads of {head_dim} elements, which {whose} has",
+            f"{library} has no fused attention for heads of {head_dim} elements, which {whose} has",
             f"multiples of {_HEAD_DIM_STEP} from {_LEAST_HEAD_DIM} on can be built; --backend ort takes any",
         )
 
@@ -103,10 +105,10 @@ def _check_type(target: str, needed: str) -> None:
         )
 
 
-def _check_fp32(backend: Backend) -> None:
-    if backend.dialect == "tensorrt":
+def _check_fp32(library: TensorRTLibrary) -> None:
+    if library.dialect == "tensorrt":
         raise UnavailableError(
-            f"{backend} has no fused attention in fp32",
+            f"{library} has no fused attention in fp32",
             "build the bundle with --precision fp16 or bf16; --backend ort runs fp32",
         )
 
@@ -116,12 +118,12 @@ def has_caches(graph: GraphSpec) -> bool:
     return any(tensor.name == "token_ids" for tensor in graph.inputs)
 
 
-def _check_target(backend: Backend, target: str) -> None:
-    if backend.builds_for_absent_gpus:
-        if target not in backend.nameable_targets:
+def _check_target(library: TensorRTLibrary, target: str) -> None:
+    if library.builds_for_absent_gpus:
+        if target not in library.nameable_targets:
             raise UnavailableError(
-                f"{backend} cannot build for {target}: it builds for "
-                f"{', '.join(backend.nameable_targets)}",
+                f"{library} cannot build for {target}: it builds for "
+                f"{', '.join(library.nameable_targets)}",
                 f"for {target} run `c2c-export build-engines BUNDLE --backend tensorrt` on a machine "
                 "with that GPU",
             )
@@ -134,10 +136,10 @@ def _check_target(backend: Backend, target: str) -> None:
         here = current_target()
     except UnavailableError as error:
         raise UnavailableError(
-            f"{backend} builds only for the GPU that is present, and {error.cause}", remedy
+            f"{library} builds only for the GPU that is present, and {error.cause}", remedy
         ) from error
     if here != target:
         raise UnavailableError(
-            f"{backend} builds only for the GPU that is present, and that is {here}, not {target}",
+            f"{library} builds only for the GPU that is present, and that is {here}, not {target}",
             remedy,
         )

@@ -15,8 +15,8 @@ from engine_graphs import (
 )
 
 from c2c_engines import builder
-from c2c_engines.backend import load_backend
 from c2c_engines.builder import build_engine
+from c2c_engines.library import load_library
 from c2c_engines.profiles import profiles_for
 from c2c_runtime.bundle.manifest import Limits
 from c2c_runtime.errors import BundleError, InputError, UnavailableError
@@ -99,14 +99,14 @@ def test_engine_sizes_show_the_precision_of_the_weights(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
 def test_a_range_of_rows_keeps_weights_once_and_packed(tmp_path, precision):
-    """What ``Backend.min_max_batch`` says of TensorRT-RTX. If this fails, it may no longer be needed."""
+    """What ``TensorRTLibrary.min_max_batch`` says of TensorRT-RTX. If this fails, it may no longer be needed."""
     weights = None if precision == "fp16" else precision
     size = ModelSize(hidden=1024, heads=8, head_dim=128, intermediate=2048, weights=weights)
     request = receiver(tmp_path, precision=precision, size=size)
     profiles = profiles_for(
         request.graph,
         Limits(max_seq_len=64, max_prompt_len=32),
-        min_max_batch=load_backend("tensorrt-rtx").min_max_batch,
+        min_max_batch=load_library("tensorrt-rtx").min_max_batch,
     )
     narrow, wide = build_engine(request), build_engine(replace(request, profiles=profiles))
     stored = sum(wide.network.constant_bytes.values())

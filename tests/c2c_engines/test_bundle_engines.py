@@ -16,9 +16,9 @@ from engine_graphs import ModelSize, requires_rtx, write_engineless_bundle
 from interrupts import heeds_ctrl_c
 
 from c2c_engines import install
-from c2c_engines.backend import load_backend
 from c2c_engines.bundle_engines import EngineOptions, _max_section_len, build_engines
 from c2c_engines.install import add_engines, with_engines
+from c2c_engines.library import load_library
 from c2c_runtime.bundle.bundle import MANIFEST_NAME, Bundle, dump_manifest, read_manifest
 from c2c_runtime.errors import BundleError, UnavailableError, UsageError
 
@@ -78,12 +78,12 @@ def test_every_role_gets_an_engine_for_every_target(plain, tmp_path):
         (role, target) for target in ("sm86", "sm120") for role in ("sharer1", "fuser", "receiver")
     ]
     receiver = manifest.engines[2]
-    version = load_backend(RTX).version
+    version = load_library(RTX).version
     assert receiver.path == f"engines/{RTX}-{version}-sm86/receiver.engine"
     assert (receiver.backend, receiver.backend_version) == (RTX, version)
     assert (receiver.precision, receiver.platform) == ("fp16", f"linux-{os.uname().machine}")
     assert [profile.name for profile in receiver.profiles] == ["decode", "prefill"]
-    # More rows than the limits allow, see Backend.min_max_batch.
+    # More rows than the limits allow, see TensorRTLibrary.min_max_batch.
     assert [profile.shapes["past_length"][2] for profile in receiver.profiles] == [(2,), (2,)]
     assert manifest.tools[RTX] == version
     assert manifest.graphs == read_manifest(plain).graphs

@@ -9,16 +9,16 @@ import pytest
 from engine_graphs import DTYPES
 
 from c2c_engines import targets
-from c2c_engines.backend import Backend, load_backend
+from c2c_engines.library import TensorRTLibrary, load_library
 from c2c_engines.targets import check_precision, parse_target, resolve_targets
 from c2c_runtime.bundle.manifest import GraphSpec, TensorSpec
 from c2c_runtime.errors import UnavailableError, UsageError
 
 
-def rtx() -> Backend:
+def rtx() -> TensorRTLibrary:
     """TensorRT-RTX 1.7 as far as it is asked here, so that these tests need none."""
     members = ("NONE", "CURRENT", "SM121", "SM75", "SM80", "SM86", "SM89", "SM120")
-    return Backend(
+    return TensorRTLibrary(
         "tensorrt-rtx",
         "1.7.1.116",
         SimpleNamespace(
@@ -29,10 +29,10 @@ def rtx() -> Backend:
     )
 
 
-def classic(version: str, *layers: str) -> Backend:
+def classic(version: str, *layers: str) -> TensorRTLibrary:
     network = SimpleNamespace(**dict.fromkeys(layers))
     module = SimpleNamespace(IBuilderConfig=SimpleNamespace(), INetworkDefinition=network)
-    return Backend("tensorrt", version, module)
+    return TensorRTLibrary("tensorrt", version, module)
 
 
 def graph(dtype: str = "float16", first: str = "token_ids") -> GraphSpec:
@@ -140,7 +140,7 @@ def test_a_backend_that_is_not_installed_names_the_command(monkeypatch, name):
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UnavailableError, match="not installed here") as refusal:
-        load_backend(name)
+        load_library(name)
     assert f"pip install 'c2c-export[{name}]'" in refusal.value.remedy
 
 
@@ -150,10 +150,10 @@ def test_a_backend_that_does_not_load_or_is_too_old_is_refused(monkeypatch):
 
     monkeypatch.setattr(importlib, "import_module", broken)
     with pytest.raises(UnavailableError, match=r"does not load: libnvinfer"):
-        load_backend("tensorrt")
+        load_library("tensorrt")
     monkeypatch.setattr(importlib, "import_module", lambda _: SimpleNamespace(__version__="8.6.1"))
     with pytest.raises(UnavailableError, match=r"8\.6\.1 is too old: 10\.3"):
-        load_backend("tensorrt")
+        load_library("tensorrt")
 
 
 def test_strongly_typed_is_a_flag_where_there_is_one_and_else_the_only_way():
@@ -162,7 +162,7 @@ def test_strongly_typed_is_a_flag_where_there_is_one_and_else_the_only_way():
     for members in ({"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}, {}):
         flags = SimpleNamespace(__members__=members)
         module = SimpleNamespace(NetworkDefinitionCreationFlag=flags)
-        Backend("tensorrt", "10.3", module).create_network(builder)
+        TensorRTLibrary("tensorrt", "10.3", module).create_network(builder)
     assert given == [2, 0]
 
 

@@ -22,8 +22,8 @@ from c2c_export.pair.pair import explicit_pair
 from c2c_runtime import Session
 from c2c_runtime.bundle import names
 from c2c_runtime.bundle.bundle import Bundle
-from c2c_runtime.bundle.manifest import MANIFEST
-from c2c_runtime.bundle.precision import parse_precision
+from c2c_runtime.bundle.manifest import MANIFEST, Limits
+from c2c_runtime.bundle.precision import GraphPrecision, parse_precision
 from c2c_runtime.checks.verification import verify
 
 CAPACITY = 96
@@ -47,7 +47,7 @@ class Golden:
         self.session = Session(Bundle.open(directory))
 
     def close(self, actual: np.ndarray, wanted: np.ndarray, name: str) -> None:
-        if self.options.precision == "fp32":
+        if self.options.precision.activations == "fp32":
             np.testing.assert_allclose(actual, wanted, rtol=0, atol=1e-4, err_msg=name)
         else:
             assert actual.shape == wanted.shape
@@ -63,7 +63,7 @@ class Golden:
 def golden_of(variant: tuple[str, str, str], factory: pytest.TempPathFactory) -> Golden:
     """Of a dialect, a precision and a folder."""
     dialect, precision, name = variant
-    options = GraphOptions(dialect, precision, CAPACITY)
+    options = GraphOptions(dialect, GraphPrecision(precision), Limits(CAPACITY, CAPACITY))
 
     def make(directory) -> None:
         folder = GOLDEN / name
@@ -114,7 +114,7 @@ def check_numbers(golden: Golden) -> None:
 def check_verification(golden: Golden) -> None:
     comparisons = list(verify(golden.session))
     assert [item.name for item in comparisons if not item.ok] == []
-    by_cosine = golden.options.precision != "fp32"
+    by_cosine = golden.options.precision.activations != "fp32"
     metrics = Counter(item.metric for item in comparisons)
     assert set(metrics) == {"cosine" if by_cosine else "difference", "agreement"}
 

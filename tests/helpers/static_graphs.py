@@ -31,7 +31,7 @@ class StaticCaches:
     ) -> None:
         assert options.max_seq_len is not None
         shape = (batch_size, dims.num_kv_heads, options.max_seq_len, dims.head_dim)
-        dtype = NUMPY_DTYPES[options.precision]
+        dtype = NUMPY_DTYPES[options.precision.activations]
         self.buffers = {
             (layer, kind): np.full(shape, garbage, dtype)
             for layer in range(num_layers)

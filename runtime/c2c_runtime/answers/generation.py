@@ -213,7 +213,7 @@ def check_mode_of_ids(mode: Mode, bundle: Bundle) -> None:
     """Raise ``UsageError`` for a mode that cannot answer token ids, which are the Receiver's; first of all
     where no Sharer of the bundle can answer anything."""
     if mode in ("sharer", "t2t"):
-        bundle.speaking(1)
+        bundle.baseline(1)
         raise UsageError(
             f"mode {mode} takes text or a chat: the token ids of a prompt are the Receiver's, and a "
             "Sharer reads its own",

@@ -146,7 +146,7 @@ class Session:
         """
         with self._lock:
             if number not in self._sharers:
-                bundle = self.bundle.speaking(number)
+                bundle = self.bundle.baseline(number)
                 if self._check_hashes:  # the rest of its files was checked when this session opened
                     checked = set(self.bundle.common_files)
                     bundle.check_hashes(files=set(bundle.common_files) - checked)

@@ -71,7 +71,7 @@ class OrtCudaBackend:
             bound.close()
         self.memory.close()
 
-    def keep(self, bound: BoundOrtCudaGraph) -> BoundOrtCudaGraph:
+    def own(self, bound: BoundOrtCudaGraph) -> BoundOrtCudaGraph:
         """Close ``bound`` when this backend closes."""
         self._bound.add(bound)
         return bound
@@ -100,7 +100,7 @@ class OrtCudaGraph:
         is_fixed: bool = False,
     ) -> BoundOrtCudaGraph:
         """Tie buffers and host arrays by name, see ``backend.Graph``."""
-        bound = self.backend.keep(BoundOrtCudaGraph(self))
+        bound = self.backend.own(BoundOrtCudaGraph(self))
         for name in sorted(self.input_names & set(inputs)):
             bound.set_input(name, inputs[name])
         for name in sorted(self.output_names):

@@ -79,7 +79,7 @@ class TensorRTBackend:
         self._logger.messages.clear()
         return text or "TensorRT gave no reason"
 
-    def keep(self, bound: BoundEngine) -> BoundEngine:
+    def own(self, bound: BoundEngine) -> BoundEngine:
         """Close ``bound`` when this backend closes."""
         self._bound.add(bound)
         return bound
@@ -138,7 +138,7 @@ class TensorRTGraph:
         is_fixed: bool = False,
     ) -> BoundEngine:
         """Tie buffers and host arrays by name, see ``backend.Graph``."""
-        return self.backend.keep(BoundEngine(self, inputs, outputs, is_fixed))
+        return self.backend.own(BoundEngine(self, inputs, outputs, is_fixed))
 
     def _shares_memory(self, output: str) -> bool:
         """Whether the engine updates an input in place and calls the result ``output``. Engines

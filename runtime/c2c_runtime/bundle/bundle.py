@@ -71,25 +71,25 @@ class Bundle:
                 return graph
         raise BundleError(f"the bundle {self.root} holds no graph {role}")
 
-    def speaking(self, number: int) -> Bundle:
+    def baseline(self, number: int) -> Bundle:
         """A view of this bundle in which Sharer ``number`` (from 1) is the Receiver of a pair without
         Sharers, with its own tokenizer and EOS ids. Its files are the whole Sharer's alone.
 
         Raises ``UsageError`` if the bundle was built without ``--with-baselines``.
         """
         whole = self.manifest
-        baseline = next((spec for spec in whole.baselines if spec.sharer == number), None)
-        if baseline is None:
+        found = next((spec for spec in whole.baselines if spec.sharer == number), None)
+        if found is None:
             held = ", ".join(str(spec.sharer) for spec in whole.baselines)
             raise UsageError(
                 f"Sharer {number} can answer by itself only with its LM head; the bundle {self.root} "
                 + (f"holds that of Sharer {held} alone" if held else "holds none"),
                 "build it with `c2c-export build --with-baselines`, or use mode c2c or receiver",
             )
-        graph = replace(baseline.graph, role=names.RECEIVER)
+        graph = replace(found.graph, role=names.RECEIVER)
         tokenizer = whole.tokenizers.get(names.sharer(number))
         folder = None if tokenizer is None else PurePosixPath(tokenizer.path)
-        owned = set(self._baseline_files(baseline))
+        owned = set(self._baseline_files(found))
         files = {
             name: entry
             for name, entry in whole.files.items()
@@ -106,8 +106,8 @@ class Bundle:
             engines=(),
             tokenizers={} if tokenizer is None else {names.RECEIVER: tokenizer},
             alignments={},
-            eos_ids=baseline.eos_ids,
-            golden=baseline.golden,
+            eos_ids=found.eos_ids,
+            golden=found.golden,
             files=files,
             loss=None,
             baselines=(),
@@ -127,8 +127,7 @@ class Bundle:
 
     def _caches(self, owner: Owner, role: str, dims: ModelDims, num_layers: int) -> CacheSpec:
         dtype = self.graph(role).dtype_of(names.past(0, "key")) if num_layers else "float32"
-        limits = self.manifest.limits
-        return CacheSpec(owner, dims, num_layers, limits.max_seq_len, dtype, limits.max_positions)
+        return CacheSpec(owner, dims, num_layers, self.manifest.limits, dtype)
 
     def files_of(self, role: str) -> list[str]:
         """Files that only who runs the graph of ``role`` reads: the graph, its weights, its engines."""

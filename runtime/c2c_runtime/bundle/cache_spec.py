@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from c2c_runtime.bundle.manifest import ModelDims
+from c2c_runtime.bundle.manifest import Limits, ModelDims
 
 Owner = Literal["Receiver", "Sharer"]
 
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """The sizes of one model's caches: the first ``num_layers`` of ``dims``, elements of ``dtype``."""
+    """The sizes of one model's caches: the first ``num_layers`` of ``dims``, of a
+    bundle's ``limits``, elements of ``dtype``."""
 
     owner: Owner
     dims: ModelDims
     num_layers: int
-    max_seq_len: int
+    limits: Limits
     dtype: str = "float32"
-    max_positions: int | None = None

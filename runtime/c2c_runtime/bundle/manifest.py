@@ -238,7 +238,7 @@ class BaselineSpec:
     """What Sharer ``sharer`` (from 1) needs to answer by itself: ``build --with-baselines`` adds it.
 
     ``graph``: the whole model with its LM head, made like a Receiver's; its role is
-    ``names.speaker(sharer)``. It stands here and not among the pair's graphs, because C2C neither
+    ``names.baseline(sharer)``. It stands here and not among the pair's graphs, because C2C neither
     loads it nor has engines of it. ``eos_ids`` are the Sharer's own. ``golden``: cases in which it is
     the Receiver of a pair without Sharers.
     """

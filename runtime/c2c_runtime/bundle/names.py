@@ -41,7 +41,7 @@ MAX_TOP_LOGITS = 64  # of how many tokens a graph for GPUs gives the largest log
 
 RECEIVER = "receiver"
 FUSER = "fuser"
-_SPEAKER = "_speaker"
+_BASELINE = "_speaker"
 
 
 def past(layer: int, kind: Kind) -> str:
@@ -59,14 +59,14 @@ def sharer(number: int) -> str:
     return f"sharer{number}"
 
 
-def speaker(number: int) -> str:
+def baseline(number: int) -> str:
     """Role of the whole Sharer ``number`` with its LM head, a baseline: it can answer by itself."""
-    return f"{sharer(number)}{_SPEAKER}"
+    return f"{sharer(number)}{_BASELINE}"
 
 
 def role_of_model(role: str) -> str:
-    """The role of the model that a graph comes from: that of its Sharer for a speaker, else its own."""
-    return role.removesuffix(_SPEAKER)
+    """The role of the model that a graph comes from: that of its Sharer for a baseline, else its own."""
+    return role.removesuffix(_BASELINE)
 
 
 def sharer_cache(number: int, layer: int, kind: Kind) -> str:

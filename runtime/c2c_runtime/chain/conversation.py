@@ -109,19 +109,19 @@ class Conversation:
         self,
         receiver_ids: Sequence[int],
         sharer_ids: Sequence[Sequence[int]],
-        sharers: int = UNFUSED,
+        mask: int = UNFUSED,
         span: int | None = None,
     ) -> None:
         """Run one section: Receiver prefill, Sharer prefill, fuse.
 
-        ``sharer_ids``: one sequence a Sharer. ``sharers``: bitmask of those that are fused (bit i is
+        ``sharer_ids``: one sequence a Sharer. ``mask``: bits of those that are fused (bit i is
         Sharer i + 1), -1 for none; a fused Sharer needs as many ids as the Receiver. ``span``: the
         positions the section occupies, at least the longest sequence (the default).
         Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
-        section = Section.of(receiver_ids, sharer_ids, sharers)
+        section = Section.of(receiver_ids, sharer_ids, mask)
         if span is not None:
-            section = Section(section.receiver_ids, section.sharer_ids, sharers, span)
+            section = Section(section.receiver_ids, section.sharer_ids, mask, span)
         self.extend([section])
 
     def extend(self, sections: Sequence[Section]) -> None:

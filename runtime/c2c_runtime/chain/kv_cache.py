@@ -182,7 +182,7 @@ def allocate_rows(
     spec: CacheSpec, memory: Memory, batch_size: int
 ) -> tuple[RowBuffers, list[KVCache]]:
     """Memory for ``batch_size`` rows, and each row as a cache: a view, with a length of its own."""
-    dims, max_seq_len = spec.dims, spec.max_seq_len
+    dims, max_seq_len = spec.dims, spec.limits.max_seq_len
     shape = (batch_size, dims.num_kv_heads, max_seq_len, dims.head_dim)
     rows = RowBuffers(
         {
@@ -198,7 +198,7 @@ def allocate_rows(
             memory,
             {key: memory.rows(buffer, row, row + 1) for key, buffer in rows.buffers.items()},
             rows.key_positions[row : row + 1],
-            spec.max_positions,
+            spec.limits.max_positions,
         )
         for row in range(batch_size)
     ]

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from speaking_bundles import PROMPT, speaking_bundle
+from baseline_bundles import PROMPT, baseline_bundle
 from tiny_bundles import build, made_once, text_pair
 
 from c2c_export.eval import answering
@@ -82,8 +82,8 @@ def essence(directory):
 @pytest.fixture(scope="module")
 def undisturbed(bundle, tmp_path_factory):
     """What comes out when nothing stops it."""
+    from c2c_export.eval.evaluate import EvalOptions, run_eval
     from c2c_export.eval.load_task import load_task
-    from c2c_export.eval.run import EvalOptions, run_eval
 
     folder = tmp_path_factory.mktemp("undisturbed")
     task = load_task(str(task_file(folder / "task.jsonl", ITEMS)))
@@ -356,7 +356,7 @@ def test_the_page_shows_charts_and_escapes_what_models_and_tasks_wrote(
 
 
 def test_every_mode_of_a_bundle_with_baselines(cli, tmp_path, tmp_path_factory):
-    speaking = speaking_bundle(tmp_path_factory) / "bundle"
+    speaking = baseline_bundle(tmp_path_factory) / "bundle"
     items = [{"prompt": PROMPT, "answer": "Paris"}, {"prompt": "One and one is", "answer": "two"}]
     task = task_file(tmp_path / "task.jsonl", items)
     words = (

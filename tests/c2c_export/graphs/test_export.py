@@ -24,7 +24,7 @@ from c2c_runtime.backends.host_memory import HostMemory
 from c2c_runtime.backends.ort_backend import OrtGraph
 from c2c_runtime.bundle import names
 from c2c_runtime.bundle.cache_spec import CacheSpec
-from c2c_runtime.bundle.manifest import GraphSpec
+from c2c_runtime.bundle.manifest import GraphSpec, Limits
 from c2c_runtime.chain.bound_model import BoundModel
 from c2c_runtime.chain.kv_cache import allocate_cache, allocate_rows
 from c2c_runtime.chain.section_passes import Reading
@@ -51,7 +51,9 @@ class Exported:
         self.name = name
         self.eager = load_model(source)
         self.dims = model_dims(read_config(source), source)
-        self.caches = CacheSpec("Receiver", self.dims, self.dims.num_layers, CAPACITY)
+        self.caches = CacheSpec(
+            "Receiver", self.dims, self.dims.num_layers, Limits(CAPACITY, CAPACITY)
+        )
         self.spec = self.spec_of(directory)
         self.data = directory / "graphs" / "receiver.onnx.data"
         self.graph = OrtGraph(directory / "graphs" / "receiver.onnx", 1)
@@ -281,7 +283,7 @@ def test_large_biases_stay_finite(tmp_path):
         for side in ("q_proj", "k_proj"):
             getattr(loaded.model.layers[0].self_attn, side).bias.mul_(60.0)
     export_receiver(traced, dims, tmp_path / "graphs")
-    cache = allocate_cache(CacheSpec("Receiver", dims, 1, CAPACITY), HostMemory())
+    cache = allocate_cache(CacheSpec("Receiver", dims, 1, Limits(CAPACITY, CAPACITY)), HostMemory())
     bound = BoundModel(OrtGraph(tmp_path / "graphs" / "receiver.onnx", 1), cache, dims.vocab_size)
     bound.prefill(IDS[:30])
     with torch.no_grad():
@@ -306,7 +308,7 @@ def test_a_sharer_holds_nothing_past_its_cut(tmp_path, architecture):
     assert {s.name for s in spec.outputs} == {
         names.present(layer, kind) for layer in range(2) for kind in names.KINDS
     }
-    cache = allocate_cache(CacheSpec("Sharer", dims, 2, CAPACITY), HostMemory())
+    cache = allocate_cache(CacheSpec("Sharer", dims, 2, Limits(CAPACITY, CAPACITY)), HostMemory())
     for buffer in cache.buffers.values():
         buffer.fill(np.nan)
     bound = BoundModel(OrtGraph(tmp_path / "graphs" / "sharer1.onnx", 1), cache)

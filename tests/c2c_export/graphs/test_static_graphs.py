@@ -24,7 +24,8 @@ from c2c_export.graphs.export_model import export_receiver, export_sharer
 from c2c_export.lowering.graph_options import GraphOptions
 from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
 from c2c_runtime.bundle import names
-from c2c_runtime.bundle.manifest import GraphSpec
+from c2c_runtime.bundle.manifest import GraphSpec, Limits
+from c2c_runtime.bundle.precision import GraphPrecision
 
 CAPACITY = 64
 MODELS = {
@@ -101,7 +102,7 @@ class Exported:
                 self.close(model.caches.valid(layer, kind, row), wanted[:, :, real].numpy())
 
     def close(self, actual: np.ndarray, wanted: np.ndarray) -> None:
-        if self.options.precision == "fp32":
+        if self.options.precision.activations == "fp32":
             np.testing.assert_allclose(actual, wanted, rtol=0, atol=1e-4)
         else:
             assert actual.shape == wanted.shape
@@ -110,7 +111,7 @@ class Exported:
 
 def exported(request, tmp_path_factory) -> Exported:
     dialect, precision, name = request.param
-    options = GraphOptions(dialect, precision, CAPACITY)
+    options = GraphOptions(dialect, GraphPrecision(precision), Limits(CAPACITY, CAPACITY))
 
     def make(directory: Path) -> None:
         source = resolve_model(str(tiny_model(directory / "model", name, **MODELS[name])))
@@ -183,7 +184,7 @@ def test_the_largest_logits_come_first(model):
 
 
 def test_names_types_and_shapes_follow_the_contract(graph):
-    dims, precision = graph.dims, graph.options.precision
+    dims, precision = graph.dims, graph.options.precision.activations
     cache = (
         CACHE_DTYPES[precision],
         ("batch", dims.num_kv_heads, CAPACITY, dims.head_dim),
@@ -239,7 +240,7 @@ def test_every_weight_is_stored_once_in_the_precision_asked_for(graph):
     num_parameters = graph.eager.num_parameters()  # counts a tied table once
     assert num_parameters <= graph.spec.num_parameters < 1.02 * num_parameters + 400
     size = graph.path.with_suffix(".onnx.data").stat().st_size
-    assert size < ITEM_BYTES[graph.options.precision] * 1.1 * num_parameters + 65536
+    assert size < ITEM_BYTES[graph.options.precision.activations] * 1.1 * num_parameters + 65536
 
 
 def test_norms_and_softmax_stay_in_float32(graph):
@@ -274,7 +275,7 @@ def test_tensorrt_reads_the_graph(graph):
 def test_a_sharer_holds_nothing_past_its_cut(tmp_path, dialect, precision):
     source = resolve_model(str(tiny_model(tmp_path / "m", "gemma3_text", **MODELS["gemma3_text"])))
     dims = model_dims(read_config(source), source)
-    options = GraphOptions(dialect, precision, CAPACITY)
+    options = GraphOptions(dialect, GraphPrecision(precision), Limits(CAPACITY, CAPACITY))
     spec = export_sharer(load_model(source, "c2c"), dims, 2, "sharer1", tmp_path / "g", options)
     operators = Counter(node.op_type for node in onnx.load(tmp_path / "g/sharer1.onnx").graph.node)
     assert operators["TensorScatter" if dialect == "tensorrt" else "ScatterND"] == 4
@@ -302,7 +303,7 @@ def test_large_biases_stay_finite_in_fp16(tmp_path, dialect):
     for loaded in (eager, traced):
         for side in ("q_proj", "k_proj"):
             getattr(loaded.model.layers[0].self_attn, side).bias.mul_(60.0)
-    options = GraphOptions(dialect, "fp16", CAPACITY)
+    options = GraphOptions(dialect, GraphPrecision("fp16"), Limits(CAPACITY, CAPACITY))
     export_receiver(traced, dims, tmp_path / "g", options)
     caches = StaticCaches(dims, 1, options, garbage=100.0)
     run = StaticModel(tmp_path / "g/receiver.onnx", caches, dims.vocab_size)

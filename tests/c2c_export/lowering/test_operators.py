@@ -10,8 +10,8 @@ from tiny_models import tiny_config
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from c2c_export.lowering.convert_weights import convert_weights
 from c2c_export.lowering.operators import Float32Norm, fuse_norms, fused_rotary
-from c2c_export.lowering.weights import convert_weights
 from c2c_runtime.errors import PairError
 
 ARCHITECTURES = ("llama", "gemma3_text", "phi3", "olmo2", "granite")

@@ -10,6 +10,8 @@ from c2c_export.lowering.graph_options import GraphOptions
 from c2c_export.lowering.tracing import ATTENTION
 from c2c_export.passes.quantize_weights import QuantizeWeights, quantize
 from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_runtime.bundle.manifest import Limits
+from c2c_runtime.bundle.precision import GraphPrecision
 
 RNG = np.random.default_rng(3)
 ERROR = {"int8": 0.012, "fp8": 0.04, "int4": 0.12}  # relative, of normal weights
@@ -123,7 +125,7 @@ def test_every_product_of_a_model_is_quantised_once(tmp_path, weights):
     specs = {}
     for kind in (None, weights):
         model = load_model(source, ATTENTION)
-        options = GraphOptions("tensorrt", "fp16", 64, kind)
+        options = GraphOptions("tensorrt", GraphPrecision("fp16", kind), Limits(64, 64))
         specs[kind] = export_receiver(model, dims, tmp_path / str(kind), options)
     graph = ir.load(tmp_path / weights / "receiver.onnx").graph
     products = [node for node in graph if node.op_type == "MatMul"]

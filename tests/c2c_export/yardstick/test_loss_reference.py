@@ -62,7 +62,7 @@ def test_tokens_are_prose_where_there_is_a_tokenizer(has_tokenizer):
         tokenizers={"receiver": tokenizer} if has_tokenizer else {},
         pair=SimpleNamespace(receiver=DIMS),
     )
-    planned = plan_loss(prepared, 1000, build_target("ort", precision="int8"))
+    planned = plan_loss(prepared, 1000, "int8", "ort")
     assert planned.is_prose == has_tokenizer
     assert len(planned.token_ids) == 512
     if has_tokenizer:
@@ -77,5 +77,6 @@ def test_tokens_are_prose_where_there_is_a_tokenizer(has_tokenizer):
 )
 def test_only_few_bits_of_the_receiver_are_measured(precision, is_measured):
     prepared = SimpleNamespace(limits=LIMITS, tokenizers={}, pair=SimpleNamespace(receiver=DIMS))
-    planned = plan_loss(prepared, 1000, build_target("ort", precision=precision))
+    weights = build_target("ort", precision=precision).precision.of("receiver").weights
+    planned = plan_loss(prepared, 1000, weights, "ort")
     assert (planned is not None) == is_measured

@@ -20,7 +20,7 @@ def test_a_role_has_its_own_else_that_of_all_sharers_else_the_default():
     assert precision.of("sharer2") == GraphPrecision("fp16", "fp8")
     assert precision.of("fuser") == GraphPrecision("fp16", None)
     for number in (1, 2):  # a Sharer that speaks
-        assert precision.of(names.speaker(number)) == precision.of(names.sharer(number))
+        assert precision.of(names.baseline(number)) == precision.of(names.sharer(number))
     assert precision.activations == "fp16"
     assert precision.lossiest == "int4"
 

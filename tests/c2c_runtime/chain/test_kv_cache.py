@@ -9,7 +9,7 @@ from tiny_bundles import text_bundle
 from c2c_runtime import Session
 from c2c_runtime.backends.host_memory import HostMemory
 from c2c_runtime.bundle.cache_spec import CacheSpec
-from c2c_runtime.bundle.manifest import ModelDims
+from c2c_runtime.bundle.manifest import Limits, ModelDims
 from c2c_runtime.chain.kv_cache import allocate_cache, allocate_rows
 from c2c_runtime.errors import CapacityError, UsageError
 
@@ -18,7 +18,9 @@ DIMS = ModelDims("qwen3", 3, 2, 8, 256, 512, None, "float32")
 
 @pytest.fixture
 def cache():
-    return allocate_cache(CacheSpec("Receiver", DIMS, DIMS.num_layers, 16), HostMemory())
+    return allocate_cache(
+        CacheSpec("Receiver", DIMS, DIMS.num_layers, Limits(16, 16)), HostMemory()
+    )
 
 
 def content(num_tokens, num_layers=3, num_kv_heads=2, head_dim=8, seed=0):
@@ -45,7 +47,7 @@ def assert_equal(found, wanted):
 
 
 def test_buffers_are_of_kv_heads_and_of_the_layers_that_are_kept():
-    cache = allocate_cache(CacheSpec("Sharer", DIMS, 2, 16), HostMemory())
+    cache = allocate_cache(CacheSpec("Sharer", DIMS, 2, Limits(16, 16)), HostMemory())
     assert set(cache.buffers) == {(0, "key"), (0, "value"), (1, "key"), (1, "value")}
     assert {buffer.shape for buffer in cache.buffers.values()} == {(1, 2, 16, 8)}
     assert cache.size_bytes == 4 * 2 * 16 * 8 * 4
@@ -158,7 +160,7 @@ def test_valid_is_a_view_of_the_memory_that_graphs_write(cache):
 
 
 def test_rows_share_memory_but_no_numbers():
-    rows, caches = allocate_rows(CacheSpec("Receiver", DIMS, 1, 16), HostMemory(), 3)
+    rows, caches = allocate_rows(CacheSpec("Receiver", DIMS, 1, Limits(16, 16)), HostMemory(), 3)
     caches[1].load(content(4, num_layers=1))
     assert [cache.length for cache in caches] == [0, 4, 0]
     np.testing.assert_array_equal(rows.buffers[0, "key"][1:2, :, :4], caches[1].valid(0, "key"))

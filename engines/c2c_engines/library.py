@@ -19,7 +19,7 @@ _OLDEST: dict[EngineBackend, tuple[int, ...]] = {"tensorrt": (10, 3), "tensorrt-
 
 
 @dataclass(frozen=True)
-class Backend:
+class TensorRTLibrary:
     """An imported TensorRT. ``module`` is the library; ``version`` as it says it (1.7.1.116)."""
 
     name: EngineBackend
@@ -87,7 +87,7 @@ class Backend:
         return f"{self.name} {self.version}"
 
 
-def load_backend(name: EngineBackend) -> Backend:
+def load_library(name: EngineBackend) -> TensorRTLibrary:
     """Import a TensorRT. Raises ``UnavailableError`` if it is not installed, broken or too old."""
     module = import_tensorrt(name)
     version = str(module.__version__)
@@ -97,7 +97,7 @@ def load_backend(name: EngineBackend) -> Backend:
             f"{name} {version} is too old: {'.'.join(map(str, oldest))} is the oldest that is known to work",
             how_to_install(name),
         )
-    return Backend(name, version, module)
+    return TensorRTLibrary(name, version, module)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

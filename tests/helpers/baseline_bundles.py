@@ -20,7 +20,7 @@ SHARER_EOS = [7, 9]
 PROMPT = "The capital of France is"
 
 
-def speaking_bundle(factory: pytest.TempPathFactory) -> Path:
+def baseline_bundle(factory: pytest.TempPathFactory) -> Path:
     """``bundle/`` with baselines and ``plain/`` without, of ``pair/``, whose Sharer has EOS ids of its own."""
 
     def make(directory: Path) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from c2c_export.bench.bandwidth import Bandwidth, measure_bandwidth
 from c2c_export.bench.baseline_contender import bundle_contenders
-from c2c_export.bench.bundle_contender import OpenBundle
-from c2c_export.bench.contender import DEFAULT_MODES, Contender, Mode
+from c2c_export.bench.bundle_contender import MeasuredBundle
+from c2c_export.bench.contender import DEFAULT_MODES, Contender, MeasuredMode
 from c2c_export.bench.fresh_process import FreshProcess, Request, measure_fresh
 from c2c_export.bench.peer import PeerSetup
 from c2c_export.bench.peers import SkippedPeer, make_peers
@@ -22,7 +22,7 @@ from c2c_export.bench.results import BenchReport, BundleFacts, labels_of
 from c2c_export.bench.rounds import ratios_of, take_turns
 from c2c_export.bench.sweeps import SweepName, run_sweep
 from c2c_export.bench.text import prompt_ids
-from c2c_export.bench.weights import step_bytes, weight_bytes
+from c2c_export.bench.weight_bytes import step_bytes, weight_bytes
 from c2c_export.reports.machine_facts import machine_facts
 from c2c_runtime.errors import UsageError
 from c2c_runtime.machine.backend_choice import Wish
@@ -51,7 +51,7 @@ class BenchOptions:
     build_reports: tuple[Path, ...] = ()
     bandwidth_mib: int = 512
     command: str = ""
-    modes: tuple[Mode, ...] = DEFAULT_MODES
+    modes: tuple[MeasuredMode, ...] = DEFAULT_MODES
     message_tokens: int | None = None
 
     @property
@@ -74,12 +74,14 @@ def run_bench(
     num_threads = options.num_threads or machine.num_cores
     reports = _build_reports(options.build_reports)
     with contextlib.ExitStack() as stack:
-        opened: list[OpenBundle] = []
+        opened: list[MeasuredBundle] = []
         ours: list[Contender] = []
         names = labels_of([path.resolve().name.removesuffix(".bundle") for path in paths])
         for path, label in zip(paths, names, strict=True):
             say(f"open {path}")
-            one = OpenBundle(path, label, device=options.device, num_threads=options.num_threads)
+            one = MeasuredBundle(
+                path, label, device=options.device, num_threads=options.num_threads
+            )
             stack.callback(one.close)
             _check_fits(one, options)
             opened.append(one)
@@ -143,7 +145,7 @@ def _both(before: Bandwidth, after: Bandwidth) -> Bandwidth:
     return max(before, after, key=lambda measured: measured.bytes_per_s)
 
 
-def _check_fits(opened: OpenBundle, options: BenchOptions) -> None:
+def _check_fits(opened: MeasuredBundle, options: BenchOptions) -> None:
     longest, limit = max(options.prompt_tokens), opened.bundle.manifest.limits.max_seq_len
     message = options.text_to_text.max_message_tokens if "t2t" in options.modes else 0
     if longest + options.num_new + message > limit:
@@ -158,7 +160,7 @@ def _check_fits(opened: OpenBundle, options: BenchOptions) -> None:
 
 def _bundle_facts(
     path: Path,
-    opened: OpenBundle,
+    opened: MeasuredBundle,
     options: BenchOptions,
     reports: dict[str, dict[str, Any]],
     say: Callable[[str], None],
@@ -184,7 +186,7 @@ def _bundle_facts(
 
 
 def _fresh(
-    path: Path, opened: OpenBundle, options: BenchOptions, say: Callable[[str], None]
+    path: Path, opened: MeasuredBundle, options: BenchOptions, say: Callable[[str], None]
 ) -> FreshProcess:
     """The middle one, by the time to the first token, of as many processes as there are rounds."""
     limit = opened.bundle.manifest.limits.max_seq_len
