@@ -18,11 +18,13 @@ from tiny_bundles import (
 from tiny_models import tiny_pair
 from transformers import AutoModelForCausalLM
 
-from c2c_export.bench import run
+from c2c_export.bench import measure
 from c2c_export.bench.bandwidth import Bandwidth
-from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.build import build_bundle
+from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.build_target import build_target
 from c2c_export.building.progress import Stages
+from c2c_export.pair.limits import AskedLimits
 from c2c_runtime import GenerationOptions, Session
 from c2c_runtime.backends.ort_backend import OrtGraph
 from c2c_runtime.bundle.bundle import MANIFEST_NAME, Bundle, digest_of, read_manifest
@@ -122,7 +124,7 @@ def test_verify_fails_where_the_speaker_computes_something_else(bundle, cli, tmp
 
 
 def test_bench_measures_both_beside_c2c(made, bundle, cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "measure_bandwidth", lambda *_: Bandwidth("a guess", (1e9,)))
+    monkeypatch.setattr(measure, "measure_bandwidth", lambda *_: Bandwidth("a guess", (1e9,)))
     small = ("--prompt-tokens", "8,20", "--new-tokens", 3, "--rounds", 2, "--threads", 1)
     modes = ("--mode", "c2c,sharer", "--mode", "t2t", "--message-tokens", 12)
     page = tmp_path / "bench.html"
@@ -181,7 +183,7 @@ def test_the_speaker_has_its_sharers_precision(made, tmp_path):
 def test_graphs_for_gpus_have_baselines_too(tmp_path):
     paths = tiny_pair(tmp_path / "pair", receiver={"layers": 1}, sharer={"layers": 1})
     target = build_target("ort", ["cuda"], precision="bf16")  # widened to be verified on a CPU
-    wanted = BuildOptions(target=target, with_baselines=True, max_seq_len=64)
+    wanted = BuildOptions(target=target, with_baselines=True, limits=AskedLimits(64))
     report = build_bundle(source_of(paths), tmp_path / "b", wanted, Stages())
     spoken = [item for item in report.comparisons if item.name.startswith("Sharer 1 alone")]
     assert len(spoken) >= 4

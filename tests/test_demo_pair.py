@@ -11,7 +11,8 @@ from masked_eager import masked_eager
 from paths import DATA
 from real_models import gemma3_tokenizer, smollm2_tokenizer
 
-from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.build import build_bundle
+from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.progress import Stages
 from c2c_export.commands.demo import WORDS
 from c2c_export.eval.short_answers import short_answer

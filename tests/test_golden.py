@@ -24,8 +24,10 @@ CASES = sorted(
 @pytest.fixture(scope="module", params=CASES)
 def golden(request, tmp_path_factory):
     """A golden pair's folder, its case, and the bundle that the library builds from it."""
-    from c2c_export.building.build import BuildOptions, build_bundle
+    from c2c_export.building.build import build_bundle
+    from c2c_export.building.build_options import BuildOptions
     from c2c_export.building.progress import Stages
+    from c2c_export.pair.limits import AskedLimits
     from c2c_export.pair.pair import explicit_pair
 
     folder = GOLDEN / request.param
@@ -38,7 +40,7 @@ def golden(request, tmp_path_factory):
         multi_sharer=case["multi_sharer_mode"],
     )
     bundle = tmp_path_factory.mktemp(request.param) / "bundle"
-    build_bundle(source, bundle, BuildOptions(max_seq_len=256), Stages())
+    build_bundle(source, bundle, BuildOptions(limits=AskedLimits(256)), Stages())
     return folder, case, bundle
 
 

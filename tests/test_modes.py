@@ -19,8 +19,10 @@ from tiny_bundles import (
 )
 from tiny_models import tiny_pair
 
-from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.build import build_bundle
+from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.progress import Stages
+from c2c_export.pair.limits import AskedLimits
 from c2c_export.pair.pair import explicit_pair
 from c2c_runtime import Session
 from c2c_runtime.answers.batch import answer_batch
@@ -239,7 +241,7 @@ def two(tmp_path_factory):
             [str(paths["sharer"]), str(second["sharer"])],
             [paths["fuser"], second["fuser"]],
         )
-        wanted = BuildOptions(max_seq_len=448, with_baselines=True)
+        wanted = BuildOptions(limits=AskedLimits(448), with_baselines=True)
         report = build_bundle(source, directory / "bundle", wanted, Stages())
         roles = [graph.role for graph in report.graphs]
         assert roles.count("sharer1_speaker") == roles.count("sharer2_speaker") == 1

@@ -10,7 +10,8 @@ from benchmarks.knowledge_pair.by_text import BY_TEXT
 from benchmarks.knowledge_pair.conditions import BundleName, Condition, FuserName
 from benchmarks.knowledge_pair.facts import Fact, strangers
 from benchmarks.knowledge_pair.paths import Parts
-from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.build import build_bundle
+from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.build_target import build_target
 from c2c_export.building.progress import Stages
 from c2c_export.pair.pair import explicit_pair

@@ -6,42 +6,45 @@ The Sharer's graph for C2C is cut and has no LM head; this one is made from the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
+from c2c_export.building.build_report import GraphReport
+from c2c_export.building.graph_site import GraphSite
 from c2c_export.graphs.export_model import export_receiver
 from c2c_export.graphs.graph_cost import ModelCost, linear_operations
-from c2c_export.lowering.graph_options import GraphOptions
 from c2c_export.lowering.tracing import capture_attention
 from c2c_export.pair.prepare import PreparedPair
 from c2c_export.reading.checkpoints import eos_ids, load_model, read_config
 from c2c_export.yardstick.golden import TEXT, plan_cases, receiver_expectation
 from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import BaselineSpec, GoldenSpec, Pair
-from c2c_runtime.machine.process_memory import release_memory
 
 
-def export_baseline(
-    prepared: PreparedPair, number: int, root: Path, dialect_directory: Path, options: GraphOptions
-) -> tuple[BaselineSpec, ModelCost]:
-    """Write the graph of Sharer ``number`` (from 1) into ``dialect_directory`` and its golden cases into
-    ``root / "golden"``. Also returns what the model was before.
+@dataclass(frozen=True)
+class BuiltBaseline:
+    """What the manifest says of it, and what its graph is against the Sharer."""
 
-    Loads the model, and drops it before it returns.
-    """
+    spec: BaselineSpec
+    report: GraphReport
+
+
+def build_baseline(prepared: PreparedPair, number: int, site: GraphSite) -> BuiltBaseline:
+    """The graph of Sharer ``number`` (from 1) and its golden cases."""
     source = prepared.source.sharers[number - 1]
     role = names.baseline(number)
+    options = site.options(role)
     dims = prepared.pair.sharers[number - 1].dims
     model = load_model(source)
-    golden = _golden(prepared, number, model, root / "golden", str(options.precision))
+    golden = _golden(prepared, number, model, site.golden_directory, str(options.precision))
     before = ModelCost(model.num_parameters(), linear_operations([model]))
     capture_attention(model)
-    graph = export_receiver(model, dims, dialect_directory, options, role)
-    del model
-    release_memory()
-    return BaselineSpec(number, graph, eos_ids(source, read_config(source)), golden), before
+    spec = export_receiver(model, dims, site.directory, options, role)
+    graph = site.built(spec, before, ["the whole Sharer, for modes sharer and t2t"])
+    eos = eos_ids(source, read_config(source))
+    return BuiltBaseline(BaselineSpec(number, spec, eos, golden), graph.report)
 
 
 def _golden(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
-from c2c_export.building.bundle_writer import BundleWriter
 from c2c_export.pair.alignment import build_alignment
 from c2c_export.pair.prepare import PreparedPair
 from c2c_export.reading.tokenizers import export_tokenizer
@@ -13,14 +15,22 @@ from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import TokenizerSpec
 
 
-def write_text_side(
-    prepared: PreparedPair, writer: BundleWriter
-) -> tuple[dict[str, TokenizerSpec], dict[str, str], list[np.ndarray | None]]:
-    """Tokenizers and alignment tables; returns their entries in the manifest, and the tables."""
+@dataclass(frozen=True)
+class TextSide:
+    """``tokenizers`` and ``alignments``: their entries in the manifest, by role. ``tables``: the alignment
+    of each Sharer, None for same ids."""
+
+    tokenizers: dict[str, TokenizerSpec]
+    alignments: dict[str, str]
+    tables: tuple[np.ndarray | None, ...]
+
+
+def write_text_side(prepared: PreparedPair, root: Path) -> TextSide:
+    """Write tokenizers and alignment tables into the bundle at ``root``."""
     specs: dict[str, TokenizerSpec] = {}
     for role, tokenizer in prepared.tokenizers.items():
         relative = f"tokenizers/{role}"
-        directory = writer.path / relative
+        directory = root / relative
         directory.mkdir(parents=True)
         template = prepared.default_templates.get(role)
         specs[role] = export_tokenizer(tokenizer, directory, relative, template)
@@ -39,11 +49,11 @@ def write_text_side(
             sharer.alignment,
         )
         alignments[role] = f"alignment/{role}.npy"
-        path = writer.path / alignments[role]
+        path = root / alignments[role]
         path.parent.mkdir(exist_ok=True)
         np.save(path, table)
         tables.append(table)
-    return specs, alignments, tables
+    return TextSide(specs, alignments, tuple(tables))
 
 
 def golden_text_ids(prepared: PreparedPair) -> list[int] | None:

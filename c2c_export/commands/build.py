@@ -85,15 +85,15 @@ Examples:
 )
 @click.option(
     "--max-seq-len",
-    type=click.IntRange(min=16),
+    type=int,
     help="Capacity of the KV caches in tokens. Default: 2048, or what the models allow.",
 )
 @click.option(
     "--max-prompt-len",
-    type=click.IntRange(min=1),
+    type=int,
     help="Tokens of one prefill; longer prompts go in chunks. Default: 1024.",
 )
-@click.option("--max-batch-size", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--max-batch-size", type=int, default=1, show_default=True)
 @click.option(
     "--max-build-memory",
     type=float,
@@ -135,7 +135,9 @@ def command(
     The pair is checked before anything is traced, and the result is compared with eager PyTorch
     before it gets its name.
     """
-    from c2c_export.building.build import BuildOptions, build_bundle
+    from c2c_export.building.build import build_bundle
+    from c2c_export.building.build_options import BuildOptions
+    from c2c_export.pair.limits import AskedLimits
 
     target = build_target(
         backend, targets, precision=precision, dialect=dialect, with_engines=not no_engines
@@ -143,9 +145,7 @@ def command(
     options = BuildOptions(
         target=target,
         alignment=alignment,
-        max_seq_len=max_seq_len,
-        max_prompt_len=max_prompt_len,
-        max_batch_size=max_batch_size,
+        limits=AskedLimits(max_seq_len, max_prompt_len, max_batch_size),
         max_build_memory_bytes=None if max_build_memory is None else int(max_build_memory * 2**30),
         verify=not no_verify,
         force=force,

@@ -139,7 +139,8 @@ def _open_or_build(output: Path, console: Console) -> Session:
     except BundleError as error:
         if output.exists():
             console.print(f"[yellow]building again:[/] {error}")
-    from c2c_export.building.build import BuildOptions, build_bundle
+    from c2c_export.building.build import build_bundle
+    from c2c_export.building.build_options import BuildOptions
     from c2c_export.pair.pair import parse_pair
 
     build_bundle(parse_pair("demo"), output, BuildOptions(force=True), Stages(console=console))

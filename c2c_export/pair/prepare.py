@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint, LinkedLayers, read_fuser
 from c2c_export.pair.alignment import same_ids
+from c2c_export.pair.limits import ANY_LIMITS, AskedLimits
 from c2c_export.pair.pair import PairSource, pair_from_sources
 from c2c_export.pair.preflight import Alignment, TokenizerFacts, check_pair
 from c2c_export.reading.checkpoints import ModelSource, eos_ids, model_dims, read_config
@@ -18,9 +19,6 @@ from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import Limits, ModelDims, Pair
 from c2c_runtime.errors import InputError, PairError, Problem
 from c2c_runtime.text.chat_template import default_chat_template
-
-DEFAULT_MAX_SEQ_LEN = 2048
-DEFAULT_MAX_PROMPT_LEN = 1024
 
 T = TypeVar("T")
 
@@ -49,9 +47,7 @@ class PreparedPair:
 def prepare_pair(
     source: PairSource,
     alignment: Alignment = "auto",
-    max_seq_len: int | None = None,
-    max_prompt_len: int | None = None,
-    max_batch_size: int = 1,
+    asked_limits: AskedLimits = ANY_LIMITS,
 ) -> PreparedPair:
     """Read both models' sizes, the tokenizers and the Fusers, and check that they fit.
 
@@ -71,7 +67,7 @@ def prepare_pair(
 
     receiver, *sharers = known_dims
     facts = _tokenizer_facts(tokenizers)
-    limits = _limits(known_dims, max_seq_len, max_prompt_len, max_batch_size)
+    limits = asked_limits.of(known_dims)
     problems += check_pair(
         receiver, sharers, known_fusers, alignment=alignment, tokenizers=facts, limits=limits
     )
@@ -145,18 +141,3 @@ def _resolve_alignment(
         return "none"
     trained_with = fuser.alignment
     return "longest" if trained_with in (None, "none") else trained_with
-
-
-def _limits(
-    dims: Sequence[ModelDims],
-    max_seq_len: int | None,
-    max_prompt_len: int | None,
-    max_batch_size: int,
-) -> Limits:
-    """The asked-for capacities; by default as large as usual and as the models allow."""
-    if max_seq_len is None:
-        trained = [model.max_positions for model in dims if model.max_positions is not None]
-        max_seq_len = min([DEFAULT_MAX_SEQ_LEN, *trained])
-    if max_prompt_len is None:
-        max_prompt_len = min(DEFAULT_MAX_PROMPT_LEN, max_seq_len)
-    return Limits(max_seq_len, max_prompt_len, max_batch_size)

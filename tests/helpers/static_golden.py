@@ -14,10 +14,12 @@ from static_graphs import cosine
 from tiny_bundles import made_once
 from trt_networks import parsed_layers
 
-from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.build import build_bundle
+from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.build_target import BuildTarget
 from c2c_export.building.progress import Stages
 from c2c_export.lowering.graph_options import GraphOptions
+from c2c_export.pair.limits import AskedLimits
 from c2c_export.pair.pair import explicit_pair
 from c2c_runtime import Session
 from c2c_runtime.bundle import names
@@ -75,7 +77,7 @@ def golden_of(variant: tuple[str, str, str], factory: pytest.TempPathFactory) ->
             multi_sharer=json.loads((folder / "case.json").read_text())["multi_sharer_mode"],
         )
         target = BuildTarget("tensorrt", (), dialect, parse_precision(precision))
-        build_options = BuildOptions(target=target, max_seq_len=CAPACITY)
+        build_options = BuildOptions(target=target, limits=AskedLimits(CAPACITY))
         build_bundle(source, directory / "bundle", build_options, Stages())
 
     path = made_once(factory, f"golden_{dialect}_{precision}_{name}", make)

@@ -18,8 +18,10 @@ import pytest
 from small_tokenizers import byte_fallback, byte_level
 from tiny_models import tiny_pair
 
-from c2c_export.building.build import BuildOptions, build_bundle
+from c2c_export.building.build import build_bundle
+from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.progress import Stages
+from c2c_export.pair.limits import AskedLimits
 from c2c_export.pair.pair import PairSource, explicit_pair
 from c2c_runtime.bundle.bundle import MANIFEST_NAME, dump_manifest, read_manifest, sha256_of
 from c2c_runtime.bundle.manifest import EngineSpec, FileEntry
@@ -63,8 +65,10 @@ def pair_paths(directory: Path) -> dict[str, Path]:
 
 
 def build(paths: dict[str, Path], bundle: Path, **options: Any) -> Path:
-    """Build without a word and return ``bundle``."""
-    build_bundle(source_of(paths), bundle, BuildOptions(**options), Stages())
+    """Build without a word and return ``bundle``. ``options``: of ``AskedLimits`` and ``BuildOptions``."""
+    asked = {name: options.pop(name) for name in list(options) if name.startswith("max_")}
+    wanted = BuildOptions(limits=AskedLimits(**asked), **options)
+    build_bundle(source_of(paths), bundle, wanted, Stages())
     return bundle
 
 
@@ -109,7 +113,7 @@ def two_sharer_bundle(factory: pytest.TempPathFactory) -> Path:
             [str(first["sharer"]), str(second["sharer"])],
             [first["fuser"], second["fuser"]],
         )
-        options = BuildOptions(max_seq_len=96, max_prompt_len=16, verify=False)
+        options = BuildOptions(limits=AskedLimits(96, 16), verify=False)
         build_bundle(source, directory / "bundle", options, Stages())
 
     return made_once(factory, "two_sharers", make) / "bundle"

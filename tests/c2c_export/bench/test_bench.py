@@ -33,10 +33,10 @@ def no_peer_packages(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def little_memory_is_read(monkeypatch):
-    from c2c_export.bench import run
+    from c2c_export.bench import measure as module
 
     monkeypatch.setattr(
-        run, "measure_bandwidth", lambda threads, mib: measure(threads, num_mib=1, num_rounds=1)
+        module, "measure_bandwidth", lambda threads, mib: measure(threads, num_mib=1, num_rounds=1)
     )
 
 

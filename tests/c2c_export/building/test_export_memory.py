@@ -117,6 +117,6 @@ def test_the_fuser_is_not_in_memory_while_models_are_traced(tmp_path, monkeypatc
         return export_graph(module, signature, role, *rest)
 
     for name in ("export_model", "export_fuser"):
-        monkeypatch.setattr(f"c2c_export.{name}.export_graph", counting)
+        monkeypatch.setattr(f"c2c_export.graphs.{name}.export_graph", counting)
     build(tiny_pair(tmp_path / "pair"), tmp_path / "bundle", verify=False)
     assert alive == {"sharer1": 0, "fuser": 3, "receiver": 0}
