@@ -274,6 +274,20 @@ def project_files() -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
+def test_files_that_documents_name_are_there():
+    named = re.compile(
+        r"\b(?:c2c_export|engines|runtime|tests|benchmarks|docs)/[\w./-]+\.(?:py|md|svg|sh)\b"
+    )
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in project_files()
+        if path.suffix == ".md" and path.name != "CHANGELOG.md"
+        for name in named.findall(path.read_text(encoding="utf-8"))
+        if not (ROOT / name).exists()
+    ]
+    assert missing == []
+
+
 def test_no_traces_of_a_machine_in_the_project():
     pattern = re.compile("|".join(MACHINE_TRACES))
     found = []
