@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from import_arrows import PACKAGES, cycles, file_imports, folder_graph
+from import_arrows import PACKAGES, cycles, file_imports, folder_graph, table
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 400
@@ -171,12 +171,9 @@ def test_no_folders_import_one_another_in_a_circle():
     assert cycles(folder_graph()) == []
 
 
-def test_folders_import_what_the_architecture_says():
-    """The table of docs/architecture.md, row by row; every room may import ``c2c_runtime.errors``."""
-    rows = re.findall(r"^\| `(c2c_[a-z_.]+)` \| (.*) \|$", ARCHITECTURE.read_text(), re.MULTILINE)
-    said = {room: set(re.findall(r"`(c2c_[a-z_.]+)`", targets)) for room, targets in rows}
-    found = {room: targets - {"c2c_runtime.errors"} for room, targets in folder_graph().items()}
-    assert said == {room: targets for room, targets in found.items() if targets}
+def test_rooms_import_what_the_architecture_says():
+    """If this fails for a good reason: ``python tests/helpers/import_arrows.py --table``."""
+    assert f"\n{table()}\n\n" in ARCHITECTURE.read_text(encoding="utf-8")
 
 
 def test_the_script_says_that_there_is_no_circle():
@@ -283,7 +280,7 @@ def test_files_that_documents_name_are_there():
         for path in project_files()
         if path.suffix == ".md" and path.name != "CHANGELOG.md"
         for name in named.findall(path.read_text(encoding="utf-8"))
-        if not (ROOT / name).exists()
+        if "NAME" not in name and not (ROOT / name).exists()
     ]
     assert missing == []
 

@@ -3,6 +3,7 @@ counted, those inside functions and those for type checkers, too.
 
     python tests/helpers/import_arrows.py            # the arrows, and the cycles (there should be none)
     python tests/helpers/import_arrows.py --files    # with the pairs of files behind every arrow
+    python tests/helpers/import_arrows.py --table    # the table of docs/architecture.md
 """
 
 from __future__ import annotations
@@ -79,6 +80,15 @@ def folder_graph() -> dict[str, set[str]]:
     return dict(graph)
 
 
+def table() -> str:
+    """The rows of docs/architecture.md: any room may import ``c2c_runtime.errors``."""
+    rows = ["| room | imports |", "|---|---|"]
+    for source, targets in sorted(folder_graph().items()):
+        if said := ", ".join(f"`{name}`" for name in sorted(targets - {"c2c_runtime.errors"})):
+            rows.append(f"| `{source}` | {said} |")
+    return "\n".join(rows)
+
+
 def cycles(graph: Graph) -> list[list[str]]:
     """Groups that reach one another (strongly connected components of more than one), sorted."""
     index: dict[str, int] = {}
@@ -111,13 +121,17 @@ def main() -> int:
     """Print arrows and cycles; 1 if there is a cycle."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--files", action="store_true", help="show the files behind every arrow")
-    with_files = parser.parse_args().files
+    parser.add_argument("--table", action="store_true", help="print the table of the architecture")
+    asked = parser.parse_args()
+    if asked.table:
+        print(table())
+        return 0
     arrows = folder_arrows()
     graph = folder_graph()
     for source in sorted(graph):
         counted = (f"{target} ({len(arrows[source, target])})" for target in sorted(graph[source]))
         print(f"{source} -> {', '.join(counted)}")
-        if with_files:
+        if asked.files:
             for target in sorted(graph[source]):
                 for importer, imported in arrows[source, target]:
                     print(f"    {importer} -> {imported}")
