@@ -26,6 +26,7 @@ _COMMANDS = {
     "doctor": "Show what this machine can do, and what a bundle would do on it.",
     "init-fuser": "Write a fuser checkpoint with random weights.",
     "pairs": "List the published pairs.",
+    "cache": "Show or clear what builds keep for the next ones.",
     "demo": "Build the demo pair and ask it a question.",
 }
 

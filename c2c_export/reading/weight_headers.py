@@ -32,7 +32,7 @@ def safetensors_headers(directory: Path) -> dict[str, WeightHeader]:
     """
     headers: dict[str, WeightHeader] = {}
     problems: list[Problem] = []
-    for path in _weight_files(directory):
+    for path in weight_files(directory):
         if not path.is_file():
             problems.append(
                 Problem(f"{path} is missing, though {_INDEX} names it", "download it again")
@@ -59,7 +59,8 @@ def _headers_of_file(path: Path) -> dict[str, WeightHeader]:
     return headers
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
+    """The files that the weights of a checkpoint lie in. PairError if there are none."""
     index = directory / _INDEX
     if index.is_file():
         try:

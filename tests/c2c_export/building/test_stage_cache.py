@@ -1,0 +1,178 @@
+"""The cache of stages: entries are whole or none, bounded, and shared by builds at once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+
+import pytest
+
+from c2c_export.building import stage_cache
+from c2c_export.building.stage_cache import StageCache
+from c2c_export.building.stage_keys import Digests, stage_key
+
+KEY = "ab" + "0" * 62
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return StageCache(tmp_path / "cache", 2**30)
+
+
+def made(folder, name="graph", content=b"weights"):
+    """A new file, as a stage makes it: what is kept may be the same file by another name."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).write_bytes(content)
+    return {name: folder / name}
+
+
+def numbered(number):
+    return f"{number:02x}" + "1" * 62
+
+
+def test_what_was_kept_is_found_and_placed(cache, tmp_path):
+    assert cache.find(KEY) is None
+    cache.keep(KEY, made(tmp_path / "made"), {"nodes": 3})
+    entry = cache.find(KEY)
+    assert entry.said == {"nodes": 3}
+    entry.place("graph", tmp_path / "placed")
+    assert (tmp_path / "placed").read_bytes() == b"weights"
+    assert entry.files["graph"].size_bytes == 7
+    assert cache.find("cd" + KEY[2:]) is None
+
+
+def test_files_take_their_room_once_where_the_disk_has_links(cache, tmp_path):
+    entry = cache.keep(KEY, made(tmp_path / "made"), None)
+    entry.place("graph", tmp_path / "placed")
+    assert (tmp_path / "placed").samefile(tmp_path / "made" / "graph")
+
+
+def test_files_are_copied_where_it_has_none(cache, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    cache.keep(KEY, made(tmp_path / "made"), None).place("graph", tmp_path / "placed")
+    assert (tmp_path / "placed").read_bytes() == b"weights"
+    assert cache.find(KEY) is not None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: (entry / "graph").unlink(),
+        lambda entry: (entry / "graph").write_bytes(b"weightS"),
+        lambda entry: (entry / "graph").write_bytes(b"weight"),
+        lambda entry: (entry / "entry.json").write_bytes(b"{"),
+        lambda entry: (entry / "entry.json").write_text('{"files": [], "said": 1}'),
+        lambda entry: (entry / "entry.json").write_text('{"files": {"graph": {}}, "said": 1}'),
+        lambda entry: (entry / "entry.json").unlink(),
+    ],
+)
+def test_a_damaged_entry_is_none_and_can_be_made_again(cache, tmp_path, damage):
+    entry = cache.keep(KEY, made(tmp_path / "made"), "first").directory
+    damage(entry)
+    assert cache.find(KEY) is None
+    cache.keep(KEY, made(tmp_path / "again"), "second")
+    assert cache.find(KEY).said == "second"
+
+
+def test_the_longest_unused_go_first(tmp_path):
+    cache = StageCache(tmp_path / "cache", 3000)
+    for number in range(3):
+        cache.keep(numbered(number), made(tmp_path / "made", content=bytes(800)), number)
+        used = cache.find(numbered(number)).directory / "entry.json"
+        os.utime(used, (number, number))
+    assert cache.find(numbered(0)) is not None  # now it is the last that was used
+    cache.keep(numbered(3), made(tmp_path / "made", content=bytes(900)), 3)
+    assert [cache.find(numbered(n)) is not None for n in range(4)] == [True, False, True, True]
+    assert cache.size_bytes() <= 3000
+
+
+def test_an_entry_larger_than_the_cache_serves_its_own_build(tmp_path):
+    cache = StageCache(tmp_path / "cache", 10)
+    entry = cache.keep(KEY, made(tmp_path / "made", content=bytes(100)), None)
+    entry.place("graph", tmp_path / "placed")
+    assert (tmp_path / "placed").stat().st_size == 100
+
+
+def test_builds_at_once_do_not_disturb_each_other(tmp_path):
+    cache = StageCache(tmp_path / "cache", 4000)
+    failures = []
+
+    def build(worker):
+        try:
+            for number in range(40):
+                key = numbered(number % 5)
+                content = bytes([number % 5]) * 900
+                entry = cache.find(key) or cache.keep(
+                    key, made(tmp_path / f"w{worker}", content=content), None
+                )
+                assert set(entry.files) == {"graph"}
+        except Exception as error:  # noqa: BLE001 -- a thread cannot fail a test by itself
+            failures.append(error)
+
+    threads = [threading.Thread(target=build, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert not list((tmp_path / "cache").rglob(".partial-*"))
+    for number in range(5):
+        entry = cache.find(numbered(number))
+        if entry is not None:
+            assert (entry.directory / "graph").read_bytes() == bytes([number]) * 900
+
+
+@dataclass(frozen=True)
+class Options:
+    dialect: str
+    positions: int | None
+
+
+def test_keys_differ_by_whatever_is_read():
+    options = Options("ort", 128)
+    key = stage_key("receiver", options=options, files={"a": "1", "b": "2"})
+    assert key == stage_key("receiver", files={"b": "2", "a": "1"}, options=Options("ort", 128))
+    assert key != stage_key("sharer1", options=options, files={"a": "1", "b": "2"})
+    assert key != stage_key("receiver", options=Options("ort", None), files={"a": "1", "b": "2"})
+    assert key != stage_key("receiver", options=options, files={"a": "1", "b": "3"})
+
+
+def test_a_file_is_hashed_again_when_it_changed(tmp_path, monkeypatch):
+    hashed = []
+    real = stage_cache.sha256_of
+    monkeypatch.setattr(
+        "c2c_export.building.stage_keys.sha256_of", lambda path: hashed.append(path) or real(path)
+    )
+    path = tmp_path / "weights"
+    path.write_bytes(b"one")
+    first = Digests(tmp_path / "cache").of(path)
+    assert Digests(tmp_path / "cache").of(path) == first
+    assert len(hashed) == 1
+    path.write_bytes(b"two")
+    os.utime(path, ns=(1, 1))
+    assert Digests(tmp_path / "cache").of(path) != first
+    assert len(hashed) == 2
+
+
+def test_the_command_says_what_is_kept_and_clears_it(cli, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("C2C_CACHE_DIR", str(cache.root))
+    cache.keep(KEY, made(tmp_path / "made", content=bytes(1000)), None)
+    shown = cli("cache", "size", "--json").json
+    assert shown["entries"] == 1
+    assert 1000 < shown["size_bytes"] < 1300
+    assert shown["directory"] == str(cache.root)
+    assert "in 1 entries" in cli("cache", "size").out
+    assert cli("cache", "clear").code == 0
+    assert cli("cache", "size", "--json").json["size_bytes"] == 0
+
+
+def test_a_limit_that_is_no_number_is_refused(cli, monkeypatch):
+    monkeypatch.setenv("C2C_CACHE_GIB", "much")
+    called = cli("cache", "size")
+    assert called.code == 2
+    assert "C2C_CACHE_GIB=much" in called.err
