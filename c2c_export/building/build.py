@@ -7,6 +7,8 @@ memory at a time.
 from __future__ import annotations
 
 import importlib.metadata
+import shutil
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -32,8 +34,11 @@ from c2c_export.building.graph_stages import (
     build_receiver,
     build_sharer,
 )
+from c2c_export.building.kept_stages import KeptStages
 from c2c_export.building.plan import check_need, predict_need
 from c2c_export.building.progress import Stages
+from c2c_export.building.stage_cache import StageCache
+from c2c_export.building.stage_keys import Digests
 from c2c_export.building.text_side import TextSide, golden_text_ids, write_text_side
 from c2c_export.lowering.graph_options import with_positions
 from c2c_export.pair.pair import PairSource
@@ -67,6 +72,7 @@ def build_bundle(
         _check_engines(prepared, target)
         _check_need(prepared, options, writer.path)
         site = GraphSite(writer.path, target, prepared.limits)
+        kept = _kept_stages(options, writer.path / "scratch")
         with stages.stage("write tokenizers and alignment"):
             text = write_text_side(prepared, writer.path)
         cases = plan_cases(
@@ -74,29 +80,30 @@ def build_bundle(
             prepared.limits,
             golden_text_ids(prepared),
             text.tables,
-            target.precision.lossiest,
         )
         sharers: list[BuiltSharer] = []
         for number in numbers:
             with stages.stage(f"export Sharer {number}"):
-                sharers.append(build_sharer(prepared, number, cases, site))
+                sharers.append(build_sharer(prepared, number, cases, site, kept))
                 release_memory()
         alone: list[BuiltBaseline] = []
         for number in baselines:
             with stages.stage(f"export Sharer {number} with its LM head"):
-                alone.append(build_baseline(prepared, number, site))
+                alone.append(build_baseline(prepared, number, site, kept))
                 release_memory()
         with stages.stage("export Fuser"):
-            fuser = build_fuser(prepared, site)
+            fuser = build_fuser(prepared, site, kept)
             release_memory()
         with stages.stage("export Receiver"):
-            caches = [sharer.caches for sharer in sharers]
-            receiver = build_receiver(prepared, cases, caches, site, with_loss=options.verify)
+            receiver = build_receiver(
+                prepared, cases, sharers, site, kept, with_loss=options.verify
+            )
             release_memory()
+        shutil.rmtree(kept.scratch, ignore_errors=True)
         graphs = [*(sharer.graph for sharer in sharers), fuser, receiver.graph]
         built = [graph for graph in graphs if graph is not None]
         with stages.stage("hash the files"):
-            manifest = _manifest(prepared, target, text, built, receiver, alone, writer)
+            manifest = _manifest(prepared, target, text, built, receiver, alone, kept, writer)
             writer.write_manifest(manifest)
         comparisons: tuple[Comparison, ...] = ()
         if options.verify:
@@ -155,6 +162,14 @@ def _check_need(prepared: PreparedPair, options: BuildOptions, root: Path) -> No
     check_need(need, root, options.max_build_memory_bytes)
 
 
+def _kept_stages(options: BuildOptions, scratch: Path) -> KeptStages:
+    """Without a cache, what stages make is kept for this build alone."""
+    if options.use_cache:
+        cache = StageCache.of_user()
+        return KeptStages(cache, Digests(cache.root), scratch)
+    return KeptStages(StageCache(scratch / "stages", sys.maxsize), Digests(None), scratch)
+
+
 def _build_engines(
     manifest: Manifest, options: BuildOptions, writer: BundleWriter, stages: Stages
 ) -> tuple[BuiltEngine, ...]:
@@ -192,6 +207,7 @@ def _manifest(
     graphs: Iterable[BuiltGraph],
     receiver: BuiltReceiver,
     alone: Iterable[BuiltBaseline],
+    kept: KeptStages,
     writer: BundleWriter,
 ) -> Manifest:
     return Manifest(
@@ -207,7 +223,7 @@ def _manifest(
         eos_ids=prepared.eos_ids,
         golden=receiver.golden,
         tools=_tools(),
-        files=writer.files(),
+        files=writer.files(kept.files),
         baselines=tuple(baseline.spec for baseline in alone),
     )
 

@@ -13,6 +13,7 @@ from c2c_runtime.errors import UsageError
 @dataclass(frozen=True)
 class BuildOptions:
     """``with_baselines``: let every Sharer answer by itself, too, for comparison.
+    ``use_cache``: take stages that were run before from the user's cache, and keep those that are run.
     ``max_build_memory_bytes`` None: as much as the machine has left. Raises ``UsageError`` for baselines
     where engines answer."""
 
@@ -23,6 +24,7 @@ class BuildOptions:
     verify: bool = True
     force: bool = False
     with_baselines: bool = False
+    use_cache: bool = True
 
     def __post_init__(self) -> None:
         if self.with_baselines and self.target.backend != "ort":

@@ -12,7 +12,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,10 +32,12 @@ class BundleWriter:
         self.path = path
         self._force = force
 
-    def files(self) -> dict[str, FileEntry]:
-        """Size and sha256 of every file written so far, by its path in the bundle."""
+    def files(self, known: Mapping[Path, FileEntry]) -> dict[str, FileEntry]:
+        """Size and sha256 of every file written so far, by its path in the bundle. ``known``: what is
+        known of some already."""
         return {
-            path.relative_to(self.path).as_posix(): FileEntry(path.stat().st_size, sha256_of(path))
+            path.relative_to(self.path).as_posix(): known.get(path)
+            or FileEntry(path.stat().st_size, sha256_of(path))
             for path in sorted(self.path.rglob("*"))
             if path.is_file() and path.name != MANIFEST_NAME
         }

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-from transformers import PreTrainedModel
+from functools import cache, partial
 
 from c2c_export.building.build_report import GraphReport
+from c2c_export.building.eager_stages import run_chain
 from c2c_export.building.graph_site import GraphSite
-from c2c_export.graphs.export_model import export_receiver
-from c2c_export.graphs.graph_cost import ModelCost, linear_operations
-from c2c_export.lowering.tracing import capture_attention
+from c2c_export.building.graph_stages import speaking_graph
+from c2c_export.building.kept_stages import KeptStages
 from c2c_export.pair.prepare import PreparedPair
 from c2c_export.reading.checkpoints import eos_ids, load_model, read_config
-from c2c_export.yardstick.golden import TEXT, plan_cases, receiver_expectation
+from c2c_export.yardstick.golden import TEXT, GoldenCase, golden_spec, plan_cases
 from c2c_runtime.bundle import names
-from c2c_runtime.bundle.manifest import BaselineSpec, GoldenSpec, Pair
+from c2c_runtime.bundle.manifest import BaselineSpec, Pair
 
 
 @dataclass(frozen=True)
@@ -31,34 +29,38 @@ class BuiltBaseline:
     report: GraphReport
 
 
-def build_baseline(prepared: PreparedPair, number: int, site: GraphSite) -> BuiltBaseline:
-    """The graph of Sharer ``number`` (from 1) and its golden cases."""
-    source = prepared.source.sharers[number - 1]
-    role = names.baseline(number)
-    options = site.options(role)
+def build_baseline(
+    prepared: PreparedPair, number: int, site: GraphSite, kept: KeptStages
+) -> BuiltBaseline:
+    """The graph of Sharer ``number`` (from 1) and its golden cases: those of a pair whose Receiver is the
+    Sharer and that has no Sharers."""
+    source, role = prepared.source.sharers[number - 1], names.baseline(number)
     dims = prepared.pair.sharers[number - 1].dims
-    model = load_model(source)
-    golden = _golden(prepared, number, model, site.golden_directory, str(options.precision))
-    before = ModelCost(model.num_parameters(), linear_operations([model]))
-    capture_attention(model)
-    spec = export_receiver(model, dims, site.directory, options, role)
-    graph = site.built(spec, before, ["the whole Sharer, for modes sharer and t2t"])
+    load = cache(partial(load_model, source))
+    alone = Pair(prepared.pair.name, dims, ())
+    cases = _cases(prepared, number, alone)
+    outcomes = run_chain(alone, [source], cases, (), (), site.golden_directory, load, kept)
+    precision = str(site.target.precision.of(role))
+    golden = tuple(
+        replace(
+            golden_spec(case, outcome, precision),
+            name=f"Sharer {number} alone, {case.name.removeprefix(f'{role}-')}",
+        )
+        for case, outcome in zip(cases, outcomes, strict=True)
+    )
+    digests = kept.digests.of_model(source.directory, source.gguf_file)
+    why = "the whole Sharer, for modes sharer and t2t"
+    graph = speaking_graph(load, digests, dims, role, site, kept, why)
     eos = eos_ids(source, read_config(source))
-    return BuiltBaseline(BaselineSpec(number, spec, eos, golden), graph.report)
+    return BuiltBaseline(BaselineSpec(number, graph.spec, eos, golden), graph.report)
 
 
-def _golden(
-    prepared: PreparedPair, number: int, model: PreTrainedModel, directory: Path, precision: str
-) -> tuple[GoldenSpec, ...]:
-    """The cases of a pair whose Receiver is the Sharer and that has no Sharers."""
-    alone = Pair(prepared.pair.name, prepared.pair.sharers[number - 1].dims, ())
+def _cases(prepared: PreparedPair, number: int, alone: Pair) -> list[GoldenCase]:
+    """With names of their own, because they name files, too."""
     tokenizer = prepared.tokenizers.get(names.sharer(number))
     ids: Sequence[int] | None = None
     if tokenizer is not None:
         ids = list(tokenizer.encode(TEXT, add_special_tokens=False))
-    golden = []
-    for case in plan_cases(alone, prepared.limits, ids, (), precision):
-        stored = replace(case, name=f"{names.baseline(number)}-{case.name}")  # names a file, too
-        spec = receiver_expectation(stored, alone, model, (), (), directory, precision)
-        golden.append(replace(spec, name=f"Sharer {number} alone, {case.name}"))
-    return tuple(golden)
+    role = names.baseline(number)
+    cases = plan_cases(alone, prepared.limits, ids, ())
+    return [replace(case, name=f"{role}-{case.name}") for case in cases]

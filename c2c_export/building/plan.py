@@ -7,7 +7,6 @@ the demo pair 3.2 GiB, where 3.3 are predicted.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint
 from c2c_export.reading.checkpoints import ModelSource
-from c2c_export.reading.weight_headers import gguf_headers, safetensors_headers
+from c2c_export.reading.weight_headers import num_parameters
 from c2c_runtime.errors import UnavailableError
 from c2c_runtime.machine.process_memory import available_bytes
 
@@ -45,13 +44,15 @@ def predict_need(
     other once the models are gone, take less memory than tracing did. ``baselines``: models that are
     in the bundle once more, as a whole; each is traced when the others are gone.
     """
-    model_bytes = [_FP32_BYTES * _num_parameters(model) for model in models]
+    model_bytes = [
+        _FP32_BYTES * num_parameters(model.directory, model.gguf_file) for model in models
+    ]
     fuser_bytes = _FP32_BYTES * sum(fuser.num_parameters for fuser in fusers)
     engine_bytes = num_engine_targets * (sum(model_bytes) + fuser_bytes) // 2
     return BuildNeed(
         memory_bytes=int(_BASE_BYTES + _MODEL_FACTOR * max(model_bytes) + fuser_bytes),
         disk_bytes=sum(model_bytes)
-        + sum(_FP32_BYTES * _num_parameters(model) for model in baselines)
+        + sum(_FP32_BYTES * num_parameters(model.directory, model.gguf_file) for model in baselines)
         + fuser_bytes
         + engine_bytes
         + _FIXED_DISK_BYTES,
@@ -77,14 +78,6 @@ def check_need(need: BuildNeed, target: Path, max_memory_bytes: int | None) -> N
             f"the bundle needs {_gib(need.disk_bytes)} of disk; {target} has {_gib(free)} left",
             "free some space or give an -o on another disk; nothing was left behind",
         )
-
-
-def _num_parameters(model: ModelSource) -> int:
-    if model.gguf_file is not None:
-        headers = gguf_headers(model.directory / model.gguf_file)
-    else:
-        headers = safetensors_headers(model.directory)
-    return sum(math.prod(header.shape) for header in headers.values())
 
 
 def _gib(num_bytes: int) -> str:

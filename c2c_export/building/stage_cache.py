@@ -2,8 +2,9 @@
 
 An entry is a folder of files and what was said of them. It appears in one step, complete, under the hash
 of what its stage read, so two builds on one cache do not disturb each other: the second to finish finds
-the entry there. Files are linked where the disk can, so that an entry and the bundle made from it take
-their room once. Every file is hashed before it is used: a damaged entry is as good as none.
+the entry there. Every file is hashed before it is used: a damaged entry is as good as none.
+
+Files are copied, not linked: onnx and onnx-ir refuse weights in a file that has several names.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,10 @@ _PARTIAL = ".partial-"
 
 @dataclass(frozen=True)
 class Entry:
-    """What a stage made: ``files`` in ``directory`` with their sizes and hashes, and ``said``, as JSON."""
+    """What a stage made: ``files`` with their sizes and hashes, and ``said``, as JSON."""
 
-    directory: Path
     files: Mapping[str, FileEntry]
     said: Any
-
-    def place(self, name: str, target: Path) -> None:
-        """Put a file where a bundle wants it."""
-        link_or_copy(self.directory / name, target)
 
 
 class StageCache:
@@ -71,27 +67,30 @@ class StageCache:
             ) from error
         return cls(Path(root).expanduser().absolute(), max_bytes)
 
-    def find(self, key: str) -> Entry | None:
-        """The entry of ``key``, whole; None if there is none. One that is damaged is removed."""
+    def find(self, key: str, folder: Path) -> Entry | None:
+        """The entry of ``key``, its files put into ``folder``; None, and nothing put there, if there is
+        none. One that is damaged is removed."""
         directory = self._place(key)
         if not directory.exists():
             return None
+        placed: list[Path] = []
         try:
-            data = json.loads((directory / _ENTRY).read_text(encoding="utf-8"))
-            files = {name: FileEntry(**entry) for name, entry in data["files"].items()}
-            is_whole = all(_is(directory / name, entry) for name, entry in files.items())
-            said = data["said"]
+            entry = _read_entry(directory / _ENTRY)
+            for name, file in entry.files.items():
+                placed.append(folder / name)
+                shutil.copyfile(directory / name, folder / name)
+                _check(folder / name, file)
+            os.utime(directory / _ENTRY)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            is_whole = False
-        if not is_whole:
+            for path in placed:
+                path.unlink(missing_ok=True)
             shutil.rmtree(directory, ignore_errors=True)
             return None
-        with contextlib.suppress(OSError):
-            os.utime(directory / _ENTRY)
-        return Entry(directory, files, said)
+        return entry
 
-    def keep(self, key: str, files: Mapping[str, Path], said: Any) -> Entry:
-        """Keep ``files`` and ``said`` under ``key``; returns the entry, which another build may have made.
+    def keep(self, key: str, files: Iterable[Path], said: Any) -> Entry:
+        """Keep ``files``, which stay where they are, and ``said`` under ``key``. It does not matter if
+        another build was first.
 
         Raises OSError if there is no room for them.
         """
@@ -100,21 +99,18 @@ class StageCache:
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=directory.parent))
         try:
             entries = {}
-            for name, path in files.items():
-                link_or_copy(path, partial / name)
-                entries[name] = FileEntry(path.stat().st_size, sha256_of(path))
-            plain = {
-                name: {"size_bytes": e.size_bytes, "sha256": e.sha256}
-                for name, e in entries.items()
-            }
+            for path in files:
+                shutil.copyfile(path, partial / path.name)
+                entries[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
+            plain = {name: asdict(entry) for name, entry in entries.items()}
             text = json.dumps({"files": plain, "said": said})
             (partial / _ENTRY).write_text(text, encoding="utf-8")
-            with contextlib.suppress(OSError):  # another build was first: what it made is the same
+            with contextlib.suppress(OSError):  # there is one
                 partial.rename(directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self.make_room(besides=key)
-        return Entry(directory, entries, said)
+        return Entry(entries, said)
 
     def size_bytes(self) -> int:
         """Of all entries."""
@@ -153,13 +149,13 @@ class StageCache:
             yield used, size, marker.parent
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """``target`` becomes another name of ``source``, or a copy where the disk has no such names."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+def _read_entry(path: Path) -> Entry:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    files = {Path(name).name: FileEntry(**entry) for name, entry in data["files"].items()}
+    return Entry(files, data["said"])
 
 
-def _is(path: Path, entry: FileEntry) -> bool:
-    return path.stat().st_size == entry.size_bytes and sha256_of(path) == entry.sha256
+def _check(path: Path, file: FileEntry) -> None:
+    """ValueError if a file is not what was kept."""
+    if path.stat().st_size != file.size_bytes or sha256_of(path) != file.sha256:
+        raise ValueError(f"{path} is not what was kept")

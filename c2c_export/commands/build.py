@@ -105,6 +105,11 @@ Examples:
     help="Add every whole Sharer, so that it can answer by itself (run --mode sharer) or by message (t2t). C2C costs "
     "the same; the bundle grows.",
 )
+@click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Run every stage, and keep none for the next build; see `c2c-export cache`.",
+)
 @click.option("--no-verify", is_flag=True, help="Write the bundle without checking it.")
 @click.option("--force", is_flag=True, help="Replace the bundle at the output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
@@ -126,6 +131,7 @@ def command(
     max_batch_size: int,
     max_build_memory: float | None,
     with_baselines: bool,
+    no_cache: bool,
     no_verify: bool,
     force: bool,
     as_json: bool,
@@ -150,6 +156,7 @@ def command(
         verify=not no_verify,
         force=force,
         with_baselines=with_baselines,
+        use_cache=not no_cache,
     )
     source = pair_source(pair_text, receiver, sharers, fusers, multi_sharer)
     console = Console(stderr=True)

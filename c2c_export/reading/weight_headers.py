@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,3 +91,12 @@ def gguf_headers(path: Path) -> dict[str, WeightHeader]:
         name: WeightHeader(tensor.shape, tensor.dtype or "float32")
         for name, tensor in tensors.items()
     }
+
+
+def num_parameters(directory: Path, gguf_file: str | None) -> int:
+    """Numbers that a checkpoint stores, in weights that are tied once. PairError for a damaged file."""
+    if gguf_file is not None:
+        headers = gguf_headers(directory / gguf_file)
+    else:
+        headers = safetensors_headers(directory)
+    return sum(math.prod(header.shape) for header in headers.values())

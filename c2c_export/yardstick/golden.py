@@ -41,13 +41,15 @@ _MIN_MARGIN = 10  # tolerances between the best two logits, below which a greedy
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """A prompt to compute. ``tail``: how many tokens of the caches are stored, None for all."""
+    """A prompt to compute. ``num_greedy``: ids of the answer, of which graphs in fp32 are held to the
+    first ``num_greedy_fp32``. ``tail``: how many tokens of the caches are stored, None for all."""
 
     name: str
     receiver_ids: tuple[int, ...]
     sharer_ids: tuple[tuple[int, ...], ...]
     sections: tuple[tuple[int, int], ...]
     num_greedy: int
+    num_greedy_fp32: int
     tail: int | None
 
     @property
@@ -56,14 +58,22 @@ class GoldenCase:
         return sum(length for length, _ in self.sections[:-1])
 
 
+@dataclass(frozen=True)
+class CaseOutcome:
+    """The answer that eager computed in fp32. ``margins``: how far the best logit of each id was ahead of
+    the next best, relative to the largest."""
+
+    greedy_ids: tuple[int, ...]
+    margins: tuple[float, ...]
+
+
 def plan_cases(
     pair: Pair,
     limits: Limits,
     text_ids: Sequence[int] | None,
     tables: Sequence[np.ndarray | None],
-    precision: str = "fp32",
 ) -> tuple[GoldenCase, ...]:
-    """The cases for a pair whose graphs compute in ``precision``; without Sharers nothing is fused.
+    """The cases for a pair, whatever its graphs compute in; without Sharers nothing is fused.
 
     ``text_ids``: ``TEXT`` in Receiver tokens, None without a tokenizer (then seeded random ids).
     ``tables``: the alignment of each Sharer, None for same ids.
@@ -71,13 +81,23 @@ def plan_cases(
     fused = ((1 << len(pair.sharers)) - 1) or UNFUSED
 
     def case(
-        name: str, sections: list[tuple[int, int]], num_greedy: int, tail: int | None
+        name: str, sections: list[tuple[int, int]], num_greedy_fp32: int, tail: int | None
     ) -> GoldenCase:
-        ids = _prompt(pair, text_ids, sum(length for length, _ in sections))
+        num_tokens = sum(length for length, _ in sections)
+        room = limits.max_seq_len - num_tokens
+        ids = _prompt(pair, text_ids, num_tokens)
         sharer_ids = tuple(
             ids if table is None else tuple(int(table[i]) for i in ids) for table in tables
         )
-        return GoldenCase(name, ids, sharer_ids, tuple(sections), num_greedy, tail)
+        return GoldenCase(
+            name,
+            ids,
+            sharer_ids,
+            tuple(sections),
+            min(_NUM_SHARED_OUT, room),
+            min(num_greedy_fp32, room),
+            tail,
+        )
 
     lengths = [link.max_fused_len for link in pair.sharers if link.max_fused_len is not None]
     longest = min([limits.max_seq_len, *lengths])  # fused section
@@ -88,7 +108,7 @@ def plan_cases(
         case(
             "short",
             [(first, fused), (3, -1), (min(second, longest), fused), (2, -1)],
-            min(16 if precision == "fp32" else _NUM_SHARED_OUT, limits.max_seq_len - num_tokens),
+            16,
             None,
         )
     ]
@@ -99,9 +119,7 @@ def plan_cases(
         step = min(num_tokens // 2, longest)
         starts = range(0, num_tokens - 1, step)
         sections = [(min(step, num_tokens - 1 - start), fused) for start in starts]
-        room = limits.max_seq_len - num_tokens
-        num_greedy = 4 if precision == "fp32" else min(_NUM_SHARED_OUT, room)
-        cases.append(case("window", [*sections, (1, -1)], num_greedy, 8))
+        cases.append(case("window", [*sections, (1, -1)], 4, 8))
     return tuple(cases)
 
 
@@ -124,10 +142,9 @@ def receiver_expectation(
     fusers: Sequence[dict[int, tuple[int, FuserLayer]]],
     sharer_caches: Sequence[Caches],
     directory: Path,
-    precision: str = "fp32",
-) -> GoldenSpec:
-    """Compute the chain in fp32, write ``<name>.npz`` into ``directory`` and describe it, with what
-    graphs of ``precision`` are held to."""
+) -> CaseOutcome:
+    """Compute the chain in fp32 and write its caches and first logits to ``<name>.npz`` in
+    ``directory``."""
     chain = ReceiverChain(model, fusers, pair.multi_sharer)
     start = 0
     for length, mask in case.sections[:-1]:
@@ -147,36 +164,43 @@ def receiver_expectation(
     arrays["logits"] = logits[0].numpy()
     directory.mkdir(parents=True, exist_ok=True)
     np.savez(directory / f"{case.name}.npz", allow_pickle=False, **arrays)
+    return CaseOutcome(tuple(ids), tuple(_margin(row) for row in logits))
+
+
+def golden_spec(case: GoldenCase, outcome: CaseOutcome, precision: str) -> GoldenSpec:
+    """What graphs whose lossiest precision is ``precision`` are held to."""
     return GoldenSpec(
         name=case.name,
         path=f"golden/{case.name}.npz",
         receiver_ids=case.receiver_ids,
         sharer_ids=case.sharer_ids,
         sections=case.sections,
-        greedy_ids=tuple(ids[: _num_kept(logits, precision)]),
+        greedy_ids=outcome.greedy_ids[: _num_kept(case, outcome.margins, precision)],
         tolerance=TOLERANCE_FP32,
         min_cosine=_MIN_COSINE.get(precision),
         min_agreement=_MIN_AGREEMENT.get(precision, 1.0),
     )
 
 
-def _num_kept(logits: Sequence[Tensor], precision: str) -> int:
+def _num_kept(case: GoldenCase, margins: Sequence[float], precision: str) -> int:
     """How many greedy ids say something: in fp32 those before the first coin toss, and at least one;
     in less, all that a share can be taken of."""
     if precision == "fp32":
-        return max(_num_certain(logits, _MIN_MARGIN * TOLERANCE_FP32), 1)
-    if len(logits) >= _MIN_SHARED_OUT:
-        return len(logits)
-    return _num_certain(logits, _LOW_PRECISION_MARGIN)
+        return max(_num_certain(margins[: case.num_greedy_fp32], _MIN_MARGIN * TOLERANCE_FP32), 1)
+    if len(margins) >= _MIN_SHARED_OUT:
+        return len(margins)
+    return _num_certain(margins, _LOW_PRECISION_MARGIN)
 
 
-def _num_certain(logits: Sequence[Tensor], margin: float) -> int:
-    """Steps before the first whose best two logits are nearer than ``margin`` of the largest."""
-    for step, row in enumerate(logits):
-        best, next_best = row.topk(2).values.tolist()
-        if best - next_best < margin * float(row.abs().max()):
-            return step
-    return len(logits)
+def _num_certain(margins: Sequence[float], least: float) -> int:
+    """Steps before the first whose margin is below ``least``."""
+    return next((step for step, margin in enumerate(margins) if margin < least), len(margins))
+
+
+def _margin(logits: Tensor) -> float:
+    best, next_best = logits.topk(2).values.tolist()
+    largest = float(logits.abs().max())
+    return float(best - next_best) / largest if largest else 0.0
 
 
 def _arrays(prefix: str, caches: Caches, tail: int | None) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,22 @@ class PlannedLoss:
         return LossSpec(self.path, self.is_prose, self.bounds, loss)
 
 
+@dataclass(frozen=True)
+class LossTokens:
+    """The tokens on which the loss of a pair's bundles is measured. ``is_prose``: of the text, not random."""
+
+    ids: tuple[int, ...]
+    is_prose: bool
+
+
+def loss_tokens(prepared: PreparedPair, num_parameters: int) -> LossTokens:
+    """Those of the dialect that measures most. ``num_parameters``: of the Receiver."""
+    num_tokens = num_loss_tokens(num_parameters, prepared.limits, "ort")
+    tokenizer = prepared.tokenizers.get(names.RECEIVER)
+    ids = loss_token_ids(tokenizer, prepared.pair.receiver, num_tokens)
+    return LossTokens(tuple(ids), tokenizer is not None)
+
+
 def plan_loss(
     prepared: PreparedPair, num_parameters: int, weights: Weights | None, dialect: Dialect
 ) -> PlannedLoss | None:
@@ -54,11 +70,10 @@ def plan_loss(
     """
     if weights is None:
         return None
-    num_tokens = num_loss_tokens(num_parameters, prepared.limits, dialect)
-    tokenizer = prepared.tokenizers.get(names.RECEIVER)
-    ids = loss_token_ids(tokenizer, prepared.pair.receiver, num_tokens)
+    tokens = loss_tokens(prepared, num_parameters)
+    ids = tokens.ids[: num_loss_tokens(num_parameters, prepared.limits, dialect)]
     bounds = _CPU_INT4 if weights == "int4" and dialect == "ort" else _BOUNDS[weights]
-    return PlannedLoss(tuple(ids), tokenizer is not None, bounds)
+    return PlannedLoss(ids, tokens.is_prose, bounds)
 
 
 def num_loss_tokens(num_parameters: int, limits: Limits, dialect: Dialect) -> int:
@@ -78,6 +93,21 @@ def loss_token_ids(
     if tokenizer is not None:
         return list(tokenizer.encode(paragraphs()))[:num_tokens]
     return [int(i) for i in np.random.default_rng(0).integers(0, dims.vocab_size, num_tokens)]
+
+
+def first_tokens(reference: LossReference, num_tokens: int) -> LossReference:
+    """What a reference says of its first tokens: none depends on those after it."""
+    if num_tokens >= len(reference.token_ids):
+        return reference
+    return replace(
+        reference,
+        **{
+            field.name: getattr(reference, field.name)[:num_tokens]
+            for field in fields(reference)
+            if field.name not in ("sampled_ids", "next_logits")
+        },
+        next_logits=reference.next_logits[: num_tokens - 1],
+    )
 
 
 def loss_reference(model: PreTrainedModel, ids: Sequence[int], vocab_size: int) -> LossReference:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from dataclasses import dataclass
@@ -21,42 +22,46 @@ def cache(tmp_path):
 
 
 def made(folder, name="graph", content=b"weights"):
-    """A new file, as a stage makes it: what is kept may be the same file by another name."""
     folder.mkdir(exist_ok=True)
-    (folder / name).unlink(missing_ok=True)
     (folder / name).write_bytes(content)
-    return {name: folder / name}
+    return [folder / name]
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A new folder each time: a bundle that is being written."""
+    numbers = itertools.count()
+
+    def new():
+        folder = tmp_path / f"bundle{next(numbers)}"
+        folder.mkdir()
+        return folder
+
+    return new
 
 
 def numbered(number):
     return f"{number:02x}" + "1" * 62
 
 
-def test_what_was_kept_is_found_and_placed(cache, tmp_path):
-    assert cache.find(KEY) is None
+def test_what_was_kept_is_found_and_placed(cache, tmp_path, bundle):
+    folder = bundle()
+    assert cache.find(KEY, folder) is None
     cache.keep(KEY, made(tmp_path / "made"), {"nodes": 3})
-    entry = cache.find(KEY)
+    entry = cache.find(KEY, folder)
     assert entry.said == {"nodes": 3}
-    entry.place("graph", tmp_path / "placed")
-    assert (tmp_path / "placed").read_bytes() == b"weights"
+    assert (folder / "graph").read_bytes() == b"weights"
     assert entry.files["graph"].size_bytes == 7
-    assert cache.find("cd" + KEY[2:]) is None
+    assert cache.find("cd" + KEY[2:], bundle()) is None
 
 
-def test_files_take_their_room_once_where_the_disk_has_links(cache, tmp_path):
-    entry = cache.keep(KEY, made(tmp_path / "made"), None)
-    entry.place("graph", tmp_path / "placed")
-    assert (tmp_path / "placed").samefile(tmp_path / "made" / "graph")
-
-
-def test_files_are_copied_where_it_has_none(cache, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", refuse)
-    cache.keep(KEY, made(tmp_path / "made"), None).place("graph", tmp_path / "placed")
-    assert (tmp_path / "placed").read_bytes() == b"weights"
-    assert cache.find(KEY) is not None
+def test_a_files_only_name_is_its_own(cache, tmp_path, bundle):
+    """onnx and onnx-ir do not load weights from a file that has several."""
+    (path,) = made(tmp_path / "made")
+    cache.keep(KEY, [path], None)
+    folder = bundle()
+    cache.find(KEY, folder)
+    assert path.stat().st_nlink == (folder / "graph").stat().st_nlink == 1
 
 
 @pytest.mark.parametrize(
@@ -71,31 +76,39 @@ def test_files_are_copied_where_it_has_none(cache, tmp_path, monkeypatch):
         lambda entry: (entry / "entry.json").unlink(),
     ],
 )
-def test_a_damaged_entry_is_none_and_can_be_made_again(cache, tmp_path, damage):
-    entry = cache.keep(KEY, made(tmp_path / "made"), "first").directory
-    damage(entry)
-    assert cache.find(KEY) is None
+def test_a_damaged_entry_is_none_and_can_be_made_again(cache, tmp_path, damage, bundle):
+    cache.keep(KEY, made(tmp_path / "made"), "first")
+    damage(cache.root / "stages" / KEY[:2] / KEY)
+    folder = bundle()
+    assert cache.find(KEY, folder) is None
+    assert list(folder.iterdir()) == []
     cache.keep(KEY, made(tmp_path / "again"), "second")
-    assert cache.find(KEY).said == "second"
+    assert cache.find(KEY, folder).said == "second"
 
 
-def test_the_longest_unused_go_first(tmp_path):
+def test_the_longest_unused_go_first(tmp_path, bundle):
     cache = StageCache(tmp_path / "cache", 3000)
     for number in range(3):
         cache.keep(numbered(number), made(tmp_path / "made", content=bytes(800)), number)
-        used = cache.find(numbered(number)).directory / "entry.json"
-        os.utime(used, (number, number))
-    assert cache.find(numbered(0)) is not None  # now it is the last that was used
+        place = cache.root / "stages" / numbered(number)[:2] / numbered(number)
+        os.utime(place / "entry.json", (number, number))
+    assert cache.find(numbered(0), bundle()) is not None  # now it is the last that was used
     cache.keep(numbered(3), made(tmp_path / "made", content=bytes(900)), 3)
-    assert [cache.find(numbered(n)) is not None for n in range(4)] == [True, False, True, True]
+    assert [cache.find(numbered(n), bundle()) is not None for n in range(4)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
     assert cache.size_bytes() <= 3000
 
 
-def test_an_entry_larger_than_the_cache_serves_its_own_build(tmp_path):
+def test_an_entry_larger_than_the_cache_is_all_that_it_holds(tmp_path, bundle):
     cache = StageCache(tmp_path / "cache", 10)
-    entry = cache.keep(KEY, made(tmp_path / "made", content=bytes(100)), None)
-    entry.place("graph", tmp_path / "placed")
-    assert (tmp_path / "placed").stat().st_size == 100
+    cache.keep(numbered(1), made(tmp_path / "made", content=bytes(100)), None)
+    cache.keep(numbered(2), made(tmp_path / "made", content=bytes(100)), None)
+    assert cache.find(numbered(1), bundle()) is None
+    assert cache.find(numbered(2), bundle()) is not None
 
 
 def test_builds_at_once_do_not_disturb_each_other(tmp_path):
@@ -104,13 +117,15 @@ def test_builds_at_once_do_not_disturb_each_other(tmp_path):
 
     def build(worker):
         try:
+            folder = tmp_path / f"w{worker}"
+            folder.mkdir()
             for number in range(40):
                 key = numbered(number % 5)
                 content = bytes([number % 5]) * 900
-                entry = cache.find(key) or cache.keep(
-                    key, made(tmp_path / f"w{worker}", content=content), None
-                )
-                assert set(entry.files) == {"graph"}
+                (folder / "graph").unlink(missing_ok=True)
+                if cache.find(key, folder) is None:
+                    cache.keep(key, made(folder, content=content), None)
+                assert (folder / "graph").read_bytes() == content
         except Exception as error:  # noqa: BLE001 -- a thread cannot fail a test by itself
             failures.append(error)
 
@@ -121,10 +136,6 @@ def test_builds_at_once_do_not_disturb_each_other(tmp_path):
         thread.join()
     assert failures == []
     assert not list((tmp_path / "cache").rglob(".partial-*"))
-    for number in range(5):
-        entry = cache.find(numbered(number))
-        if entry is not None:
-            assert (entry.directory / "graph").read_bytes() == bytes([number]) * 900
 
 
 @dataclass(frozen=True)
