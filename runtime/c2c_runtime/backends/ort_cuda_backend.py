@@ -134,11 +134,10 @@ class BoundOrtCudaGraph:
         if self._binding is None:
             raise UsageError("the session is closed", "open the bundle again")
         cuda = self._backend.cuda
-        cuda.select()
-        self._staging.upload()
+        self._staging.upload(self._stream)
         cuda.wait(self._stream)  # ONNX Runtime computes in a stream of its own
         self._session.run_with_iobinding(self._binding)
-        self._staging.download_small()
+        self._staging.download_small(self._stream)
         self._staging.begin_call()
 
     def wait(self) -> None:
