@@ -54,6 +54,10 @@ class OrtCudaBackend:
     def max_pass_len(self) -> None:
         """Not measured: no pass is cut."""
 
+    def files_to_check(self, role: str) -> list[str]:
+        """The graph and its weights."""
+        return self._bundle.files_of(role)
+
     def load(self, role: str) -> OrtCudaGraph:
         """The graph of a role. ``UnavailableError`` if ONNX Runtime would run it on the CPU."""
         path = self._bundle.path_of(self._bundle.graph(role).path)

@@ -53,6 +53,10 @@ class TensorRTBackend:
     def max_pass_len(self) -> None:
         """Not measured: no pass is cut."""
 
+    def files_to_check(self, role: str) -> list[str]:
+        """None: an engine is hashed as it is read, before TensorRT sees it, and graphs are not read."""
+        return []
+
     def load(self, role: str) -> TensorRTGraph:
         """Deserialise the engine of a role. ``BundleError`` if TensorRT does not take it."""
         spec = self._engines[role]
@@ -75,7 +79,7 @@ class TensorRTBackend:
 
     def messages(self) -> str:
         """What TensorRT said since this was last asked, newest last."""
-        text = "; ".join(self._logger.messages[-5:])
+        text = "; ".join([*self._logger.messages][-5:])
         self._logger.messages.clear()
         return text or "TensorRT gave no reason"
 

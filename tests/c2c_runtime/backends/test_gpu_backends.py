@@ -13,14 +13,17 @@ import numpy as np
 import pytest
 from fake_cuda import CALLERS_STREAM
 from fake_engines import OrtOnDevice, add_engines, install, open_engines
-from tiny_bundles import build, copied, made_once, pair_paths, text_bundle, text_pair
+from fake_machines import WORKSTATION
+from tiny_bundles import build, copied, made_once, pair_paths, rehashed, text_bundle, text_pair
 
 from c2c_export.building.build_target import BuildTarget
 from c2c_runtime import Session
 from c2c_runtime.answers.batch import answer_batch
 from c2c_runtime.answers.generation import GenerationOptions
 from c2c_runtime.answers.sampling import Sampler, SamplingOptions
-from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.backends import devices
+from c2c_runtime.bundle import bundle as bundles
+from c2c_runtime.bundle.bundle import Bundle, sha256_of
 from c2c_runtime.bundle.precision import FP32
 from c2c_runtime.errors import BundleError, C2CError, CapacityError, UnavailableError, UsageError
 
@@ -41,6 +44,19 @@ def bundle(kind, tmp_path, tmp_path_factory):
 def opened(kind):
     """Opens the backend under test on a bundle."""
     return OrtOnDevice if kind == "onnxruntime" else open_engines
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Names of the files that were hashed, the last part of each."""
+    found = []
+
+    def note(path, on_read=None):
+        found.append(path.name if path.suffix != ".engine" else f"{path.parent.name}/{path.name}")
+        return sha256_of(path, on_read)
+
+    monkeypatch.setattr(bundles, "sha256_of", note)
+    return found
 
 
 @pytest.fixture(params=KINDS)
@@ -220,6 +236,22 @@ def test_a_damaged_engine_is_never_deserialised(bundle, opened, fakes, damage):
             path.write_bytes(content[:-1] if damage == "truncated" else b"[" + content[1:])
         with pytest.raises(BundleError, match="build-engines"):
             session.opened.graph(bundle.manifest.engines[0].role)
+
+
+@pytest.mark.parametrize("kind", KINDS[:1])
+def test_only_files_that_are_used_are_hashed(bundle, fakes, hashed, monkeypatch):
+    """Of engines for several targets one is read; the graphs that they were built from are not."""
+    root = add_engines(bundle.root, target="sm120")
+    cache = "engines/tensorrt-rtx-1.7.1-sm120/timing.cache"
+    (root / cache).write_bytes(b"timings")
+    rehashed(root, cache)
+    monkeypatch.setattr(devices, "detect_machine", lambda: WORKSTATION)
+    with Session.open(root, device="tensorrt") as session:
+        assert not [name for name in hashed if name.endswith((".engine", ".onnx", ".cache"))]
+        assert "tokenizer.json" in hashed
+    with Session.open(root, device="cpu", preload=True):
+        assert "receiver.onnx" in hashed
+        assert not [name for name in hashed if name.endswith((".engine", ".cache"))]
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
