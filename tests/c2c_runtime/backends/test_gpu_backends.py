@@ -246,7 +246,7 @@ def test_only_files_that_are_used_are_hashed(bundle, fakes, hashed, monkeypatch)
     (root / cache).write_bytes(b"timings")
     rehashed(root, cache)
     monkeypatch.setattr(devices, "detect_machine", lambda: WORKSTATION)
-    with Session.open(root, device="tensorrt") as session:
+    with Session.open(root, device="tensorrt"):
         assert not [name for name in hashed if name.endswith((".engine", ".onnx", ".cache"))]
         assert "tokenizer.json" in hashed
     with Session.open(root, device="cpu", preload=True):
