@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from c2c_engines.library import TensorRTLibrary, load_library
-from c2c_engines.monitor import OnProgress
 from c2c_engines.process import build_engine_apart
 from c2c_engines.profiles import check_profiles, profiles_for
 from c2c_engines.request import EngineReport, EngineRequest
@@ -27,6 +26,7 @@ from c2c_runtime.bundle.manifest import EngineBackend, EngineSpec, GraphSpec, Ma
 from c2c_runtime.bundle.precision import parse_precision
 from c2c_runtime.errors import BundleError, UnavailableError
 from c2c_runtime.machine.machine import platform_name
+from c2c_runtime.progress import OnProgress, unheard
 
 ENGINES = "engines"
 TIMING_CACHE = "timing.cache"
@@ -69,7 +69,7 @@ def build_engines(
     bundle_root: Path,
     manifest: Manifest,
     options: EngineOptions,
-    on_progress: OnProgress = lambda fraction, phase: None,
+    on_progress: OnProgress = unheard,
 ) -> tuple[BuiltEngine, ...]:
     """Build every graph's engine for every target, into new folders of the bundle.
 

@@ -23,10 +23,10 @@ from c2c_engines.bundle_engines import (
     build_engines,
     not_writable,
 )
-from c2c_engines.monitor import OnProgress
 from c2c_runtime.bundle.bundle import MANIFEST_NAME, Bundle, dump_manifest, read_manifest, sha256_of
 from c2c_runtime.bundle.manifest import EngineSpec, FileEntry, Manifest
 from c2c_runtime.errors import UnavailableError, UsageError
+from c2c_runtime.progress import OnProgress, unheard
 
 LOCK = ".engines.lock"
 
@@ -34,7 +34,7 @@ LOCK = ".engines.lock"
 def add_engines(
     path: Path,
     options: EngineOptions,
-    on_progress: OnProgress = lambda fraction, phase: None,
+    on_progress: OnProgress = unheard,
 ) -> tuple[BuiltEngine, ...]:
     """Build the engines of the bundle at ``path`` and put them into it.
 
