@@ -126,7 +126,7 @@ def _write(path: Path, data: Any) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_bytes(memoryview(data))
-        partial.rename(path)
+        partial.replace(path)  # not rename: on Windows that refuses a name that is taken
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -205,6 +206,23 @@ def test_two_builds_do_not_write_into_one_bundle(bundle):
     with install._locked(bundle), pytest.raises(UsageError, match="another build is writing"):
         add_engines(bundle, EngineOptions(RTX, ("sm89",)))
     assert install.LOCK not in contents(bundle)
+
+
+def test_a_process_that_was_killed_keeps_no_lock(bundle):
+    (bundle / install.LOCK).touch()
+    with install._locked(bundle):
+        pass
+    assert install.LOCK not in contents(bundle)
+
+
+def test_a_bundle_that_cannot_be_written_is_said_so(bundle, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(install.FileLock, "acquire", refuse)
+    with pytest.raises(UnavailableError, match="cannot be written to") as refusal:
+        add_engines(bundle, EngineOptions(RTX, ("sm89",)))
+    assert "where you may write" in refusal.value.remedy
 
 
 def test_every_further_build_finds_the_timings_of_the_one_before(bundle, monkeypatch):
