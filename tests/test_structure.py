@@ -27,12 +27,14 @@ ALLOWED_PACKAGES = {
 # Third parties: at the top of a file, and besides these only inside functions.
 ALLOWED_AT_TOP = {
     "c2c_runtime": {"numpy", "onnxruntime", "tokenizers", "jinja2", "psutil", "pydantic"},
-    "c2c_engines": {"numpy", "pydantic"},
+    "c2c_engines": {"filelock", "numpy", "pydantic"},
 }
 ALLOWED_IN_FUNCTIONS = {
     "c2c_runtime": {"cuda", "tensorrt", "tensorrt_rtx"},
     "c2c_engines": {"onnx", "tensorrt", "tensorrt_rtx", "onnxruntime", "cuda"},
 }
+# Modules of Python that Windows has not.
+UNIX_ONLY = ("fcntl", "grp", "pwd", "resource", "termios")
 COMPILER_ONLY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript")
 
 # Split, so that this file does not hold what it looks for.
@@ -113,12 +115,13 @@ sys.meta_path.insert(0, Blocker())
 
 def run_without_compiler(script: str) -> subprocess.CompletedProcess[str]:
     """Run ``script`` in a fresh interpreter in which torch, transformers and onnx do not import."""
+    return run_fresh(BLOCK_COMPILER + script)
+
+
+def run_fresh(script: str) -> subprocess.CompletedProcess[str]:
+    """Run ``script`` in a fresh interpreter."""
     return subprocess.run(
-        [sys.executable, "-c", BLOCK_COMPILER + script],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -143,6 +146,37 @@ for found in pkgutil.walk_packages(c2c_runtime.__path__, "c2c_runtime."):
         if path.name not in {"__init__.py", "__main__.py"}
     }
     assert expected <= set(result.stdout.split())
+
+
+# Libraries may import them where they are: only our own imports are refused.
+LIKE_WINDOWS = f"""
+import builtins, importlib, pkgutil
+
+import_ = builtins.__import__
+
+def without_unix(name, globals=None, *rest, **named):
+    importer = (globals or {{}}).get("__name__", "").partition(".")[0]
+    if name in {UNIX_ONLY!r} and importer in {tuple(PACKAGES)!r}:
+        raise ImportError(f"{{name}} is not on Windows")
+    return import_(name, globals, *rest, **named)
+
+builtins.__import__ = without_unix
+"""
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_module_imports_on_windows(package):
+    """As far as that can be seen here: without the modules of Python that only Unix has."""
+    result = run_fresh(
+        LIKE_WINDOWS
+        + f"""
+package = importlib.import_module({package!r})
+for found in pkgutil.walk_packages(package.__path__, {package + "."!r}):
+    print(importlib.import_module(found.name).__name__)
+"""
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert len(result.stdout.split()) > 10
 
 
 @pytest.mark.parametrize(

@@ -1,35 +1,38 @@
 """A bundle in a process of its own: how fast the first token comes from nothing, and what it holds.
 
-python -m c2c_export.bench.fresh_process < request.json
+python -m c2c_export.bench.fresh_process    (the child, see ``json_child``)
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter
 
 from c2c_runtime.answers.generation import GenerationOptions, Piece
 from c2c_runtime.answers.session import Session
-from c2c_runtime.errors import UnavailableError
 from c2c_runtime.machine.backend_choice import Wish
+from c2c_runtime.machine.json_child import ChildModule, Job, Wording, ask, serve
 from c2c_runtime.machine.process_memory import forget_peak, held_bytes, peak_bytes
+from c2c_runtime.progress import OnProgress
 
 _TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the process is to do: open ``bundle`` and answer ``ids``."""
+    """What the process is to do: open ``bundle`` and answer ``ids``. ``started_s``: when it was
+    started, by ``time.time``."""
 
     bundle: str
     ids: tuple[int, ...]
     num_new: int
     device: Wish = "auto"
     num_threads: int | None = None
+    started_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -52,28 +55,27 @@ class FreshProcess:
     caches_bytes: int
 
 
+CHILD: ChildModule[Request, FreshProcess] = ChildModule(
+    "c2c_export.bench.fresh_process", TypeAdapter(Request), TypeAdapter(FreshProcess)
+)
+
+
 def measure_fresh(request: Request) -> FreshProcess:
-    """Start the process, once; raises ``UnavailableError`` with its last words if it fails."""
-    started = time.time()
-    called = subprocess.run(
-        [sys.executable, "-m", "c2c_export.bench.fresh_process"],
-        input=json.dumps(asdict(request) | {"started": started}),
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
+    """Start the process, once. Raises what opening and answering raise there, and
+    ``UnavailableError`` with its last words if it crashes."""
+    wording = Wording(
+        f"{request.bundle} in a process of its own",
+        if_crashed="answer with the same bundle by `c2c-export run`, which says more",
     )
-    if called.returncode:
-        words = called.stderr.strip().splitlines() or [f"it ended with {called.returncode}"]
-        raise UnavailableError(f"{request.bundle} in a process of its own failed: {words[-1]}")
-    return FreshProcess(**json.loads(called.stdout))
+    started = replace(request, started_s=time.time())
+    return ask(Job(CHILD, started, wording, timeout_s=_TIMEOUT_S))
 
 
-def answer(request: Request, process_started: float) -> FreshProcess:
+def answer(request: Request, on_progress: OnProgress) -> FreshProcess:
     """Open, answer, and say what it took. Runs in the fresh process."""
     base = held_bytes() or 0
     started = time.perf_counter()
-    before = time.time() - process_started
+    before = time.time() - request.started_s
     with Session.open(
         request.bundle, device=request.device, num_threads=request.num_threads
     ) as session:
@@ -108,13 +110,5 @@ def _all_pieces(pieces: Iterator[Piece]) -> None:
         pass
 
 
-def main() -> None:
-    """Read a request from stdin and print the result as JSON."""
-    fields = json.load(sys.stdin)
-    started: float = fields.pop("started")
-    ids: Sequence[int] = fields.pop("ids")
-    print(json.dumps(asdict(answer(Request(ids=tuple(ids), **fields), started))))
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(serve(CHILD, answer))

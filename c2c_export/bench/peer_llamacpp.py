@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
 from c2c_export.bench.contender import MeasuredMode, Run
+from c2c_export.bench.llamacpp_trial import TRIAL, Trial
 from c2c_export.bench.peer import PeerSetup, import_peer
 from c2c_export.reading.checkpoints import ModelSource
 from c2c_runtime.errors import UnavailableError
-
-# Exits as soon as there is a token: only how the process ends counts.
-_PROBE = """
-import sys, llama_cpp
-model = llama_cpp.Llama(sys.argv[1], n_ctx=16, verbose=False)
-next(model.generate([1, 2, 3], temp=0.0, top_k=1))
-"""
+from c2c_runtime.machine.json_child import ChildEndedError, Job, Wording, ask
 
 
 class LlamaCpp:
@@ -68,11 +60,14 @@ class LlamaCpp:
 def _check_in_a_process_of_its_own(receiver: ModelSource) -> None:
     """Raise ``UnavailableError`` if llama.cpp ends the process that runs it. Compiled for a processor
     whose AMX this machine does not allow, it does, and a measurement would end with it."""
-    command = [sys.executable, "-c", _PROBE, str(receiver)]
-    code = subprocess.run(command, capture_output=True, check=False).returncode
-    if code < 0:
-        raise UnavailableError(
-            f"llama.cpp ends its process with {signal.Signals(-code).name}",
-            "compile it without what this machine lacks: CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX2=ON "
-            "-DGGML_FMA=ON -DGGML_F16C=ON' pip install --force-reinstall --no-cache-dir llama-cpp-python",
-        )
+    compile_it = (
+        "compile it without what this machine lacks: CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_AVX2=ON "
+        "-DGGML_FMA=ON -DGGML_F16C=ON' pip install --force-reinstall --no-cache-dir llama-cpp-python"
+    )
+    try:
+        ask(Job(TRIAL, Trial(str(receiver)), Wording("llama.cpp", if_crashed=compile_it)))
+    except ChildEndedError as ended:
+        if ended.is_crash:  # what Python raises there, it raises here too
+            raise UnavailableError(
+                f"llama.cpp ends its process with {ended.how}", compile_it
+            ) from ended

@@ -49,6 +49,10 @@ class TimedBackend:
         """The backend's."""
         return self._backend.max_pass_len
 
+    def files_to_check(self, role: str) -> list[str]:
+        """The backend's."""
+        return self._backend.files_to_check(role)
+
     def load(self, role: str) -> Graph:
         """The backend's graph, timed."""
         return _TimedGraph(self._backend.load(role), role, self._calls)

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from c2c_engines.monitor import OnProgress
     from c2c_engines.request import EngineReport
+    from c2c_runtime.progress import OnProgress
 
 
 @click.command(

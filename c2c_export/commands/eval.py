@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TextColumn,
     TimeElapsedColumn,
@@ -23,6 +22,7 @@ from rich.progress import (
 
 from c2c_export.commands.options import device_option, mode_choice, text_to_text_options
 from c2c_export.eval.task_file import SCHEMA
+from c2c_runtime.progress import OnProgress
 from c2c_runtime.text.text_to_text import TextToText
 
 _EPILOG = "\b\nTask files:\n" + "\n".join(f"  {line}" for line in SCHEMA.splitlines())
@@ -140,34 +140,33 @@ def command(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
+def _progress() -> Iterator[OnProgress]:
     """A bar on stderr, or a line a tenth in a log; when stopped, a line that says how to go on."""
     console = Console(stderr=True)
     columns = (
         TextColumn("asking"),
         BarColumn(24),
-        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    done = (0, 0)
+    done, so_far = 0.0, ""
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        row = bar.add_task("", total=None)
+        row = bar.add_task("", total=1.0)
 
-        def advance(num_done: int, num_items: int) -> None:
-            nonlocal done
-            is_new_tenth = num_done * 10 // num_items != done[0] * 10 // num_items
-            if not console.is_terminal and (is_new_tenth or not done[1]):
-                click.echo(f"{num_done} of {num_items} items", err=True)
-            done = num_done, num_items
-            bar.update(row, completed=num_done, total=num_items)
+        def advance(fraction: float, doing: str) -> None:
+            nonlocal done, so_far
+            if not console.is_terminal and (not so_far or int(fraction * 10) != int(done * 10)):
+                click.echo(doing, err=True)
+            done, so_far = fraction, doing
+            bar.update(row, completed=fraction, description=doing)
 
         try:
             yield advance
         except KeyboardInterrupt:
             bar.stop()
-            where = f"after {done[0]} of {done[1]} items" if done[1] else "before the first item"
+            where = f"after {so_far}" if so_far else "before the first item"
             click.echo(f"stopped {where}; the same command goes on from there", err=True)
             raise click.exceptions.Exit(130) from None

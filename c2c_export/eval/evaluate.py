@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from c2c_runtime.answers.session import Session
 from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.errors import InputError, Problem, UsageError
 from c2c_runtime.machine.backend_choice import Wish
+from c2c_runtime.progress import OnProgress
 from c2c_runtime.text.text_to_text import TextToText
 
 RESULTS_NAME = "results.jsonl"
@@ -50,12 +50,12 @@ def run_eval(
     task: Task,
     directory: Path,
     options: EvalOptions,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> EvalReport:
     """Ask what was not asked yet, and report on all of it.
 
-    ``directory``: holds the results, made where it is missing. ``on_progress`` is told how many of
-    how many items are done. Whatever stops the run, a second call goes on after the last whole item.
+    ``directory``: holds the results, made where it is missing. ``on_progress`` is told which share of
+    the items is done, and in words how many. Whatever stops the run, a second call goes on after the last whole item.
     """
     bundle = Bundle.open(bundle_path)
     modes = options.modes or modes_of(bundle, options.scoring)
@@ -86,7 +86,7 @@ def run_eval(
         )
         results = ResultsFile.open(directory / RESULTS_NAME, key, task, restart=options.restart)
         missing = [item for item in task.items if item.id not in results.answers]
-        on_progress(len(results.answers), len(task.items))
+        _tell(on_progress, results, task)
         if missing:
             askers = {
                 mode: Asker(session, style, options.scoring, options.generation(mode))
@@ -96,8 +96,13 @@ def run_eval(
                 asker.ask(missing[0])  # for nothing: first calls are slower
             for item in missing:
                 results.append(item.id, {mode: asker.ask(item) for mode, asker in askers.items()})
-                on_progress(len(results.answers), len(task.items))
+                _tell(on_progress, results, task)
     return make_report(task, key, results.answers, options.command)
+
+
+def _tell(on_progress: OnProgress, results: ResultsFile, task: Task) -> None:
+    num_done, num_items = len(results.answers), len(task.items)
+    on_progress(num_done / num_items, f"{num_done} of {num_items} items")
 
 
 def _check_prompts(session: Session, task: Task, style: Style, options: EvalOptions) -> None:

@@ -7,7 +7,7 @@ by role, then by text. What has no counterpart maps to the Sharer's unknown toke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,11 +16,11 @@ import tokenizers
 from transformers import PreTrainedTokenizerBase
 
 from c2c_export.reading.tokenizers import backend_copy
+from c2c_runtime.progress import OnProgress, unheard
 
 Strategy = Literal["first", "longest"]
-Progress = Callable[[int, int], None]
 
-_BATCH = 8192  # tokens encoded at a time, between two calls of ``progress``
+_BATCH = 8192  # tokens encoded at a time, between two calls of ``on_progress``
 
 
 def build_alignment(
@@ -29,7 +29,7 @@ def build_alignment(
     receiver_vocab_size: int,
     sharer_vocab_size: int,
     strategy: Strategy,
-    progress: Progress | None = None,
+    on_progress: OnProgress = unheard,
 ) -> npt.NDArray[np.int32]:
     """The Sharer id of every Receiver id, int32 ``[receiver_vocab_size]``, all below
     ``sharer_vocab_size``.
@@ -37,7 +37,7 @@ def build_alignment(
     The sizes are the models' vocabularies; a tokenizer can know fewer ids or more. ``strategy``:
     ``first`` takes the first of several Sharer tokens, ``longest`` the one with the most
     characters (the first of equals). Incomplete characters all read U+FFFD and so map to one
-    Sharer token. ``progress(done, total)`` counts Receiver ids.
+    Sharer token. ``on_progress`` is told the share of Receiver ids that is done.
 
     Raises ``PairError`` if one of them is not a fast tokenizer.
     """
@@ -55,8 +55,7 @@ def build_alignment(
         for id, sharer_id in zip(range(start, stop), chosen, strict=True):
             if sharer_id is not None:
                 table[id] = sharer_id
-        if progress is not None:
-            progress(stop, receiver_vocab_size)
+        on_progress(stop / receiver_vocab_size, "align the tokenizers")
 
     for id in receiver.all_special_ids:
         if 0 <= id < receiver_vocab_size:

@@ -11,7 +11,7 @@ from c2c_engines.checks import Expected, check_network, check_size, expected_of,
 from c2c_engines.inspection import can_inspect, check_inspection, inspect_engine
 from c2c_engines.library import TensorRTLibrary, load_library
 from c2c_engines.messages import Messages, message_logger
-from c2c_engines.monitor import OnProgress, PhaseTree, progress_monitor
+from c2c_engines.monitor import PhaseTree, progress_monitor
 from c2c_engines.network import parse_network
 from c2c_engines.profiles import check_profiles
 from c2c_engines.request import EngineReport, EngineRequest
@@ -19,11 +19,10 @@ from c2c_engines.summary import summarize
 from c2c_engines.targets import check_precision, resolve_targets
 from c2c_runtime.bundle.manifest import ProfileSpec
 from c2c_runtime.errors import UnavailableError
+from c2c_runtime.progress import OnProgress, unheard
 
 
-def build_engine(
-    request: EngineRequest, on_progress: OnProgress = lambda fraction, phase: None
-) -> EngineReport:
+def build_engine(request: EngineRequest, on_progress: OnProgress = unheard) -> EngineReport:
     """Build the engine of ``request`` and write it to its path; nothing is there if that fails.
 
     Progress goes from 0 to 1. Raises ``InputError`` if profiles or graph are wrong, ``BundleError`` if
@@ -127,7 +126,7 @@ def _write(path: Path, data: Any) -> None:
     partial = path.with_name(f"{path.name}.partial")
     try:
         partial.write_bytes(memoryview(data))
-        partial.rename(path)
+        partial.replace(path)  # not rename: on Windows that refuses a name that is taken
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

@@ -14,18 +14,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from c2c_engines.library import TensorRTLibrary, load_library
-from c2c_engines.monitor import OnProgress
 from c2c_engines.process import build_engine_apart
 from c2c_engines.profiles import check_profiles, profiles_for
 from c2c_engines.request import EngineReport, EngineRequest
 from c2c_engines.targets import check_head_dim, check_precision, has_caches, resolve_targets
+from c2c_runtime.bundle.bundle import sha256_of
 from c2c_runtime.bundle.manifest import EngineBackend, EngineSpec, GraphSpec, Manifest, ProfileSpec
 from c2c_runtime.bundle.precision import parse_precision
 from c2c_runtime.errors import BundleError, UnavailableError
 from c2c_runtime.machine.machine import platform_name
+from c2c_runtime.progress import OnProgress, unheard
 
 ENGINES = "engines"
 TIMING_CACHE = "timing.cache"
@@ -68,11 +69,11 @@ def build_engines(
     bundle_root: Path,
     manifest: Manifest,
     options: EngineOptions,
-    on_progress: OnProgress = lambda fraction, phase: None,
+    on_progress: OnProgress = unheard,
 ) -> tuple[BuiltEngine, ...]:
     """Build every graph's engine for every target, into new folders of the bundle.
 
-    The manifest is read, not written. Everything that can be refused is refused before the first
+    The manifest is read, not written; engines that it names lend their timing caches. Everything that can be refused is refused before the first
     build: raises ``UnavailableError`` for backend, target or precision, ``BundleError`` where the
     bundle has no graphs that this library reads, and what ``build_engine_apart`` raises. On any
     exception nothing new is left in the bundle.
@@ -86,7 +87,7 @@ def build_engines(
         for job in jobs:
             share = _effort(job) / total
             report = build_engine_apart(
-                _request(bundle_root, manifest, options, job, partial),
+                _request(library, bundle_root, manifest, options, job, partial),
                 _scaled(on_progress, done, share, f"{job.graph.role} for {job.target}"),
                 max_memory_bytes=options.max_memory_bytes,
             )
@@ -148,13 +149,18 @@ def _max_section_len(manifest: Manifest) -> int:
 
 
 def _request(
-    root: Path, manifest: Manifest, options: EngineOptions, job: _Job, partial: Path
+    library: TensorRTLibrary,
+    root: Path,
+    manifest: Manifest,
+    options: EngineOptions,
+    job: _Job,
+    partial: Path,
 ) -> EngineRequest:
     folder = partial / job.folder
     folder.mkdir(exist_ok=True)
     cache = folder / TIMING_CACHE
-    known = root / ENGINES / job.folder / TIMING_CACHE
-    if known.is_file() and not cache.exists():
+    known = _known_timings(library, root, manifest, job.target)
+    if known is not None and not cache.exists():
         shutil.copyfile(known, cache)
     return EngineRequest(
         graph=job.graph,
@@ -167,6 +173,21 @@ def _request(
         workspace_bytes=options.workspace_bytes,
         timing_cache_path=str(cache),
     )
+
+
+def _known_timings(
+    library: TensorRTLibrary, root: Path, manifest: Manifest, target: str
+) -> Path | None:
+    """The timing cache beside the engines that this build replaces, wherever they lie; None where
+    there is none, or it is not as it was written."""
+    made_alike = (library.name, library.version, target)
+    for engine in manifest.engines:
+        if (engine.backend, engine.backend_version, engine.target) == made_alike:
+            name = str(PurePosixPath(engine.path).with_name(TIMING_CACHE))
+            entry, path = manifest.files.get(name), root / name
+            if entry is not None and path.is_file() and sha256_of(path) == entry.sha256:
+                return path
+    return None
 
 
 def _spec(library: TensorRTLibrary, manifest: Manifest, job: _Job, place: str) -> EngineSpec:
@@ -225,11 +246,16 @@ def _partial_folder(root: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UnavailableError(
-            f"the bundle {root} cannot be written to: {error}",
-            "free some space, or copy the bundle to where you may write",
-        ) from error
+        raise not_writable(root, error) from error
     try:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def not_writable(root: Path, error: OSError) -> UnavailableError:
+    """What to raise where nothing can be written into a bundle."""
+    return UnavailableError(
+        f"the bundle {root} cannot be written to: {error}",
+        "free some space, or copy the bundle to where you may write",
+    )

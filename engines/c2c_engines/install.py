@@ -6,25 +6,35 @@ at any moment the bundle opens, with one set or the other.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from c2c_engines.bundle_engines import ENGINES, PARTIAL, BuiltEngine, EngineOptions, build_engines
-from c2c_engines.monitor import OnProgress
+from filelock import FileLock, Timeout
+
+from c2c_engines.bundle_engines import (
+    ENGINES,
+    PARTIAL,
+    BuiltEngine,
+    EngineOptions,
+    build_engines,
+    not_writable,
+)
 from c2c_runtime.bundle.bundle import MANIFEST_NAME, Bundle, dump_manifest, read_manifest, sha256_of
 from c2c_runtime.bundle.manifest import EngineSpec, FileEntry, Manifest
 from c2c_runtime.errors import UnavailableError, UsageError
+from c2c_runtime.progress import OnProgress, unheard
+
+LOCK = ".engines.lock"
 
 
 def add_engines(
     path: Path,
     options: EngineOptions,
-    on_progress: OnProgress = lambda fraction, phase: None,
+    on_progress: OnProgress = unheard,
 ) -> tuple[BuiltEngine, ...]:
     """Build the engines of the bundle at ``path`` and put them into it.
 
@@ -37,7 +47,7 @@ def add_engines(
     with _locked(root):
         _remove_unlisted(root)  # a killed build's leavings, before this one needs their space
         try:
-            built = build_engines(root, bundle.manifest, options, on_progress)
+            built = build_engines(root, read_manifest(root), options, on_progress)
             engines = [engine.spec for engine in built]
             manifest = with_engines(root, read_manifest(root), engines)
             _replace_manifest(root, manifest)
@@ -99,14 +109,19 @@ def _remove_unlisted(root: Path) -> None:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """The bundle for this build alone. Raises ``UsageError`` while another builds into it."""
-    lock = os.open(root, os.O_RDONLY)
+    path = root / LOCK
+    lock = FileLock(path)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another build is writing engines into {root}", "wait for it to end"
-            ) from None
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UsageError(
+            f"another build is writing engines into {root}", "wait for it to end"
+        ) from None
+    except OSError as error:
+        raise not_writable(root, error) from error
+    try:
         yield
     finally:
-        os.close(lock)
+        with suppress(OSError):  # Windows removes it when it is released, and not before
+            path.unlink()
+        lock.release()

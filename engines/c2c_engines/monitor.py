@@ -8,11 +8,10 @@ of that name stays at the start until it is done.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-OnProgress = Callable[[float, str], None]  # fraction from 0 to 1, phase
+from c2c_runtime.progress import OnProgress
 
 _LONGEST_PHASE = "Computing profile costs"
 # Shares of a build: (before the longest phase, its end). What is left is for writing the engine.

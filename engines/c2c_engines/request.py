@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from c2c_engines.summary import NetworkSummary
 from c2c_runtime.bundle.manifest import EngineBackend, GraphSpec, ProfileSpec
+from c2c_runtime.machine.json_child import ChildModule
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -70,5 +71,6 @@ class EngineReport:
         return values | {"network": counts}
 
 
-REQUEST: TypeAdapter[EngineRequest] = TypeAdapter(EngineRequest)
-REPORT: TypeAdapter[Any] = TypeAdapter(EngineReport)
+WORKER: ChildModule[EngineRequest, EngineReport] = ChildModule(
+    "c2c_engines.worker", TypeAdapter(EngineRequest), TypeAdapter(EngineReport)
+)

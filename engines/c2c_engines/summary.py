@@ -131,10 +131,18 @@ def _attentions(layers: list[Any], trt: Any) -> Iterator[Attention]:
     """One for each pair of boundary layers; they, and not the attention, are in the layer list."""
     for layer in layers:
         if layer.type.name == "ATTENTION_OUTPUT":
-            # The list hands out plain layers; the class is what shows a layer's own properties.
-            layer.__class__ = trt.IAttentionOutputLayer
-            attention = layer.attention
+            attention = _as_attention_output(layer, trt).attention
             yield Attention(attention.name, bool(attention.decomposable))
+
+
+def _as_attention_output(layer: Any, trt: Any) -> Any:
+    """The layer with the properties of its own kind, of which the network's list hands out the base.
+
+    TensorRT's Python API has no cast. To set the class is what NVIDIA's own Polygraphy does to print a
+    network, and changes nothing but what Python shows of the layer.
+    """
+    layer.__class__ = trt.IAttentionOutputLayer
+    return layer
 
 
 def _product_weights(layers: list[Any], makers: dict[str, Any]) -> Iterator[ProductWeight]:

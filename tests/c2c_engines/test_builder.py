@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from engine_graphs import (
@@ -248,3 +249,17 @@ def test_where_the_gpu_is_here_the_engine_is_looked_into(tmp_path):
     from c2c_engines.targets import current_target
 
     assert build_engine(receiver(tmp_path, target=current_target())).inspected
+
+
+def test_a_file_takes_the_place_of_one_that_is_there(tmp_path, monkeypatch):
+    """Timings that were copied before the build. On Windows a rename refuses that."""
+
+    def as_on_windows(self, target):
+        raise FileExistsError(target)
+
+    monkeypatch.setattr(Path, "rename", as_on_windows)
+    path = tmp_path / "timing.cache"
+    path.write_bytes(b"old")
+    builder._write(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert [*tmp_path.iterdir()] == [path]

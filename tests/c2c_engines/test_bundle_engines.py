@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -9,13 +10,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 from engine_graphs import ModelSize, requires_rtx, write_engineless_bundle
 from interrupts import heeds_ctrl_c
+from tiny_bundles import rehashed
 
-from c2c_engines import install
+from c2c_engines import bundle_engines, install
 from c2c_engines.bundle_engines import EngineOptions, _max_section_len, build_engines
 from c2c_engines.install import add_engines, with_engines
 from c2c_engines.library import load_library
@@ -202,6 +205,61 @@ def test_an_interrupt_after_the_manifest_leaves_the_new_ones(bundle, monkeypatch
 def test_two_builds_do_not_write_into_one_bundle(bundle):
     with install._locked(bundle), pytest.raises(UsageError, match="another build is writing"):
         add_engines(bundle, EngineOptions(RTX, ("sm89",)))
+    assert install.LOCK not in contents(bundle)
+
+
+def test_a_process_that_was_killed_keeps_no_lock(bundle):
+    (bundle / install.LOCK).touch()
+    with install._locked(bundle):
+        pass
+    assert install.LOCK not in contents(bundle)
+
+
+def test_a_bundle_that_cannot_be_written_is_said_so(bundle, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(install.FileLock, "acquire", refuse)
+    with pytest.raises(UnavailableError, match="cannot be written to") as refusal:
+        add_engines(bundle, EngineOptions(RTX, ("sm89",)))
+    assert "where you may write" in refusal.value.remedy
+
+
+def test_every_further_build_finds_the_timings_of_the_one_before(bundle, monkeypatch):
+    """New engines lie in another folder than those that they replace."""
+    found = []
+
+    def build(request, on_progress, **_):
+        cache = Path(request.timing_cache_path)
+        found.append(cache.read_text() if cache.exists() else None)
+        cache.write_text(f"timings {len(found)}")
+        Path(request.engine_path).write_bytes(b"engine")
+        return SimpleNamespace(seconds=0.0)
+
+    monkeypatch.setattr(bundle_engines, "build_engine_apart", build)
+    for _ in range(4):
+        add_engines(bundle, EngineOptions(RTX, ("sm89",)))
+        opened(bundle)
+    assert found == [None, *(f"timings {number}" for number in range(1, 12))]
+
+
+def test_damaged_timings_are_not_read(bundle, monkeypatch):
+    found = []
+
+    def build(request, on_progress, **_):
+        cache = Path(request.timing_cache_path)
+        found.append(cache.exists())
+        Path(request.engine_path).write_bytes(b"engine")
+        return SimpleNamespace(seconds=0.0)
+
+    monkeypatch.setattr(bundle_engines, "build_engine_apart", build)
+    engine = bundle / read_manifest(bundle).engines[0].path
+    cache = engine.with_name("timing.cache")
+    cache.write_bytes(b"timings")
+    rehashed(bundle, cache.relative_to(bundle).as_posix())
+    cache.write_bytes(b"damaged")
+    add_engines(bundle, EngineOptions(RTX, ("sm89",)))
+    assert found == [False, False, False]
 
 
 def test_engines_can_be_made_before_there_is_a_manifest_file(plain, tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from engine_graphs import request_of, requires_rtx, write_receiver
 
 from c2c_engines.process import build_engine_apart
-from c2c_engines.request import REQUEST
+from c2c_engines.request import WORKER
 from c2c_runtime.errors import BundleError, InputError, Problem, UnavailableError
 
 pytestmark = requires_rtx
@@ -146,23 +146,9 @@ def worker():
     )
 
 
-def test_what_is_printed_does_not_get_between_the_lines():
-    """By Python or by a library that writes to the descriptor."""
-    code = (
-        "import os; from c2c_engines import worker; answers = worker._claim_stdout();"
-        "print('noise'); os.write(1, b'raw noise'); worker._tell(answers, {'progress': [1, '']})"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert json.loads(result.stdout) == {"progress": [1, ""]}
-    assert "raw noise" in result.stderr
-    assert "noise\n" in result.stderr
-
-
 def test_stdout_of_the_worker_is_lines_of_json_only(request_):
     process = worker()
-    process.stdin.write(REQUEST.dump_json(request_).decode() + "\n")
+    process.stdin.write(WORKER.request.dump_json(request_).decode() + "\n")
     process.stdin.flush()
     messages = [json.loads(line) for line in process.stdout]
     process.stdin.close()
@@ -175,6 +161,6 @@ def test_stdout_of_the_worker_is_lines_of_json_only(request_):
 
 def test_the_worker_ends_when_whoever_asked_is_gone(request_):
     process = worker()
-    process.communicate(REQUEST.dump_json(request_).decode() + "\n", timeout=60)
+    process.communicate(WORKER.request.dump_json(request_).decode() + "\n", timeout=60)
     assert process.returncode == 130
     assert files(request_) == []

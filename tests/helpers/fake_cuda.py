@@ -6,12 +6,16 @@ tested where there is no GPU. They prove nothing about CUDA, TensorRT or any ker
 A "device" pointer is the address of host memory, which copies reach like any other; memory that was
 freed is unmapped from the books, and touching it through a copy is an error. A stream runs at once, or,
 while it is being captured, keeps what it is told for the replay.
+
+There are two GPUs. Each thread has a current one, GPU 0 at first, as with CUDA: memory and streams are
+made on it, and what belongs to the other one is an error.
 """
 
 from __future__ import annotations
 
 import ctypes
 import json
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -22,6 +26,7 @@ from cuda.bindings import runtime as real
 SUCCESS = real.cudaError_t.cudaSuccess
 OUT_OF_MEMORY = real.cudaError_t.cudaErrorMemoryAllocation
 INVALID = real.cudaError_t.cudaErrorInvalidValue
+NUM_DEVICES = 2
 DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -40,6 +45,8 @@ class FakeCuda:
 
     def __init__(self, capacity_bytes: int = 2**32) -> None:
         self.capacity_bytes = capacity_bytes
+        self.devices: dict[int, int] = {}  # of everything ever made: memory and streams
+        self._thread = threading.local()
         self.device_memory: dict[int, ctypes.Array] = {}
         self.pinned_memory: dict[int, ctypes.Array] = {}
         self.streams: set[int] = set()
@@ -62,15 +69,27 @@ class FakeCuda:
         else:
             action()
 
-    def _check(self, address: int, num_bytes: int) -> bool:
+    def holds(self, address: int, num_bytes: int) -> bool:
         """Device addresses must lie in memory that is held; others are the host's own business."""
         for start, block in {**self.device_memory, **self.pinned_memory}.items():
             if start <= address < start + len(block):
                 return address + num_bytes <= start + len(block)
         return True
 
+    @property
+    def current(self) -> int:
+        """The calling thread's GPU."""
+        return getattr(self._thread, "device", 0)
+
+    def is_elsewhere(self, thing: int) -> bool:
+        """Whether memory or a stream belongs to another GPU than the current one."""
+        return self.devices.get(thing, self.current) != self.current
+
     def cudaSetDevice(self, device):
-        return (SUCCESS if device == 0 else real.cudaError_t.cudaErrorInvalidDevice,)
+        if not 0 <= device < NUM_DEVICES:
+            return (real.cudaError_t.cudaErrorInvalidDevice,)
+        self._thread.device = device
+        return (SUCCESS,)
 
     def cudaMalloc(self, size):
         if self.used_bytes + size > self.capacity_bytes:
@@ -80,9 +99,12 @@ class FakeCuda:
         )  # what it holds is anyone's guess
         self.num_allocations += 1
         self.device_memory[ctypes.addressof(block)] = block
+        self.devices[ctypes.addressof(block)] = self.current
         return SUCCESS, ctypes.addressof(block)
 
     def cudaFree(self, pointer):
+        if self.is_elsewhere(pointer):
+            return (INVALID,)
         return (SUCCESS if self.device_memory.pop(pointer, None) is not None else INVALID,)
 
     def cudaHostAlloc(self, size, flags):
@@ -95,15 +117,19 @@ class FakeCuda:
         return (SUCCESS if self.pinned_memory.pop(pointer, None) is not None else INVALID,)
 
     def cudaMemset(self, pointer, value, size):
-        assert self._check(pointer, size)
+        if self.is_elsewhere(pointer):
+            return (INVALID,)
+        assert self.holds(pointer, size)
         ctypes.memset(pointer, value, size)
         return (SUCCESS,)
 
     def cudaDeviceSynchronize(self):
+        if self.captures:
+            return (real.cudaError_t.cudaErrorStreamCaptureUnsupported,)
         return (SUCCESS,)
 
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
-        if not (self._check(target, size) and self._check(source, size)):
+        if not (self.holds(target, size) and self.holds(source, size)) or self.is_elsewhere(stream):
             return (INVALID,)
 
         def move() -> None:
@@ -117,8 +143,8 @@ class FakeCuda:
     def cudaMemcpy2D(self, target, target_pitch, source, source_pitch, width, height, kind):
         last = height - 1
         if not (
-            self._check(target, last * target_pitch + width)
-            and self._check(source, last * source_pitch + width)
+            self.holds(target, last * target_pitch + width)
+            and self.holds(source, last * source_pitch + width)
         ):
             return (INVALID,)
         for row in range(height):
@@ -128,9 +154,12 @@ class FakeCuda:
     def cudaStreamCreateWithFlags(self, flags):
         self._next_stream += 1
         self.streams.add(self._next_stream)
+        self.devices[self._next_stream] = self.current
         return SUCCESS, self._next_stream
 
     def cudaStreamDestroy(self, stream):
+        if self.is_elsewhere(stream):
+            return (INVALID,)
         self.streams.remove(stream)
         return (SUCCESS,)
 
@@ -155,6 +184,8 @@ class FakeCuda:
         return (SUCCESS,)
 
     def cudaGraphLaunch(self, recording, stream):
+        if self.is_elsewhere(stream):
+            return (INVALID,)
         assert recording in self.recordings
         self.num_replays += 1
         for action in self._recorded[recording]:
@@ -181,12 +212,14 @@ class FakeTensorRT:
     def __init__(self, cuda: FakeCuda) -> None:
         self.cuda = cuda
         self.num_contexts = 0
+        self.devices: set[int] = set()  # that engines and contexts were made on
         self.can_capture = True
 
     def Runtime(self, logger):
         return SimpleNamespace(deserialize_cuda_engine=self._deserialize)
 
     def _deserialize(self, content: bytes):
+        self.devices.add(self.cuda.current)
         try:
             return _FakeEngine(self, json.loads(content))
         except ValueError:
@@ -223,6 +256,7 @@ class _FakeEngine:
 
     def create_execution_context(self, strategy):
         self.trt.num_contexts += 1
+        self.trt.devices.add(self.trt.cuda.current)
         return _FakeContext(self)
 
 
@@ -260,6 +294,7 @@ class _FakeContext:
             return False
         cuda = self.engine.trt.cuda
         assert stream in cuda.streams or stream == CALLERS_STREAM
+        assert not cuda.is_elsewhere(stream), "a stream of another GPU"
         # A capture keeps the shapes of its moment, as a CUDA graph keeps its kernels' arguments.
         shapes, addresses = dict(self.shapes), dict(self.addresses)
         cuda.put(stream, lambda: self._compute(shapes, addresses))
@@ -278,6 +313,8 @@ class _FakeContext:
             binding.bind_input(name, "cpu", 0, DTYPES[value.type], shapes[name], addresses[name])
         for name, value in self.engine.outputs.items():
             shape = [symbols.get(size, size) for size in value.shape]
+            num_bytes = int(np.prod(shape)) * np.dtype(DTYPES[value.type]).itemsize
+            assert self.engine.trt.cuda.holds(addresses[name], num_bytes), f"{name} overruns"
             binding.bind_output(name, "cpu", 0, DTYPES[value.type], shape, addresses[name])
         self.engine.session.run_with_iobinding(binding)
 

@@ -48,7 +48,7 @@ def add_engines(bundle: Path, *, is_in_place: bool = True, target: str = "sm89")
                 graph.role, "tensorrt-rtx", "1.7.1.116", target, "linux-x86_64", "fp32", path, profiles
             )
         )  # fmt: skip
-    resigned(bundle, engines=tuple(specs))
+    resigned(bundle, engines=(*manifest.engines, *specs))
     return rehashed(bundle, *(spec.path for spec in specs))
 
 

@@ -127,6 +127,10 @@ class Backend(Protocol):
         much memory. None: as many as its graph takes."""
         ...
 
+    def files_to_check(self, role: str) -> list[str]:
+        """Files of the bundle that ``load`` reads without comparing them with the manifest."""
+        ...
+
     def load(self, role: str) -> Graph:
         """Load the graph of a role. ``BundleError`` if it is damaged, ``UnavailableError`` if this
         machine cannot run it."""

@@ -7,6 +7,8 @@ GPU can be used, ``C2CError`` for anything else.
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -16,6 +18,9 @@ from c2c_runtime.errors import C2CError, UnavailableError
 
 Pointer = int
 Stream = int
+
+# Nobody may wait for the whole GPU while a stream of it is recorded: CUDA ends the recording.
+_recording = threading.Lock()
 
 
 class Copy(IntEnum):
@@ -27,7 +32,11 @@ class Copy(IntEnum):
 
 
 class Cuda:
-    """One GPU through the CUDA runtime library."""
+    """One GPU through the CUDA runtime library.
+
+    Every call makes its GPU the calling thread's first: which one is current is kept by thread, each
+    begins with GPU 0, and the garbage collector frees from any of them.
+    """
 
     def __init__(self, device: int = 0) -> None:
         self._api = import_cuda()
@@ -35,8 +44,8 @@ class Cuda:
         self.select()
 
     def select(self) -> None:
-        """Make this GPU the calling thread's: every thread begins with GPU 0."""
-        self._call("cudaSetDevice", self.device)
+        """Make this GPU the calling thread's, for a library that computes on the current one."""
+        self._check("cudaSetDevice", self.device)
 
     def allocate(self, num_bytes: int) -> Pointer:
         """Device memory, not cleared."""
@@ -56,8 +65,9 @@ class Cuda:
 
     def clear(self, pointer: Pointer, num_bytes: int) -> None:
         """Fill device memory with zeros; complete on return."""
-        self._call("cudaMemset", pointer, 0, num_bytes)
-        self._call("cudaDeviceSynchronize")
+        with _recording:
+            self._call("cudaMemset", pointer, 0, num_bytes)
+            self._call("cudaDeviceSynchronize")
 
     def copy(
         self, target: Pointer, source: Pointer, num_bytes: int, kind: Copy, stream: Stream
@@ -79,18 +89,19 @@ class Cuda:
         return, after everything else the GPU was told before."""
         if not row_bytes or not num_rows:
             return
-        self._call("cudaDeviceSynchronize")
-        self._call(
-            "cudaMemcpy2D",
-            target,
-            target_pitch,
-            source,
-            source_pitch,
-            row_bytes,
-            num_rows,
-            self._kind(kind),
-        )
-        self._call("cudaDeviceSynchronize")
+        with _recording:
+            self._call("cudaDeviceSynchronize")
+            self._call(
+                "cudaMemcpy2D",
+                target,
+                target_pitch,
+                source,
+                source_pitch,
+                row_bytes,
+                num_rows,
+                self._kind(kind),
+            )
+            self._call("cudaDeviceSynchronize")
 
     def create_stream(self) -> Stream:
         """A stream that does not wait for the default stream."""
@@ -104,18 +115,29 @@ class Cuda:
         """Return when everything in a stream is complete."""
         self._call("cudaStreamSynchronize", stream)
 
-    def begin_capture(self, stream: Stream) -> None:
-        """Record what this thread puts into a stream instead of running it."""
-        mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._call("cudaStreamBeginCapture", stream, mode)
+    def record(self, work: Callable[[Stream], None]) -> Any:
+        """What ``work`` puts into the stream it is given, not run but ready to ``replay`` in any stream.
 
-    def end_capture(self, stream: Stream) -> Any:
-        """Stop recording; returns what was recorded, ready to ``replay``."""
-        graph = self._call("cudaStreamEndCapture", stream)
-        try:
-            return self._call("cudaGraphInstantiate", graph, 0)
-        finally:
-            self._call("cudaGraphDestroy", graph)
+        The stream is made for this: in one that others use, what they put into it meanwhile would be
+        recorded too, instead of run. Raises what ``work`` raises.
+        """
+        mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        with _recording:
+            stream = self.create_stream()
+            try:
+                self._call("cudaStreamBeginCapture", stream, mode)
+                try:
+                    work(stream)
+                except BaseException:
+                    self._drop_recording(stream)
+                    raise
+                graph = self._call("cudaStreamEndCapture", stream)
+            finally:
+                self._try("cudaStreamDestroy", stream)
+            try:
+                return self._call("cudaGraphInstantiate", graph, 0)
+            finally:
+                self._try("cudaGraphDestroy", graph)
 
     def replay(self, recorded: Any, stream: Stream) -> None:
         """Put a recording into a stream."""
@@ -132,7 +154,25 @@ class Cuda:
     def _kind(self, kind: Copy) -> Any:
         return self._api.cudaMemcpyKind(int(kind))
 
+    def _drop_recording(self, stream: Stream) -> None:
+        graph = self._try("cudaStreamEndCapture", stream)
+        if graph:
+            self._try("cudaGraphDestroy", graph)
+
+    def _try(self, function: str, *args: Any) -> Any:
+        """To clear up: an error of it is not raised, for it would hide the one that came first. None
+        then, else what the function returns."""
+        try:
+            return self._call(function, *args)
+        except C2CError:
+            return None
+
     def _call(self, function: str, *args: Any) -> Any:
+        """What a function of the CUDA runtime returns on this GPU."""
+        self.select()
+        return self._check(function, *args)
+
+    def _check(self, function: str, *args: Any) -> Any:
         """What a function of the CUDA runtime returns behind its error code."""
         error, *results = getattr(self._api, function)(*args)
         if error != self._api.cudaError_t.cudaSuccess:

@@ -15,8 +15,11 @@ from c2c_runtime.errors import UsageError
 class _Allocation:
     """Memory that is given back when the last buffer in it is gone, or when its owner closes."""
 
-    def __init__(self, memory: CudaMemory, pointer: Pointer, *, is_host: bool = False) -> None:
+    def __init__(
+        self, memory: CudaMemory, pointer: Pointer, num_bytes: int, *, is_host: bool = False
+    ) -> None:
         self.pointer = pointer
+        self.num_bytes = num_bytes
         free = memory.cuda.free_host if is_host else memory.cuda.free
         self.release = weakref.finalize(self, free, pointer)
         # The GPU's context goes with the process, and its driver may be gone before this runs.
@@ -45,11 +48,14 @@ class CudaMemory:
     def __init__(self, cuda: Cuda) -> None:
         self.cuda = cuda
         self._allocations: weakref.WeakSet[_Allocation] = weakref.WeakSet()
+        self._apart: weakref.WeakKeyDictionary[_Allocation, CudaBuffer] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def allocate(self, shape: tuple[int, ...], dtype: str) -> CudaBuffer:
         """Zeros. ``UnavailableError`` if the GPU has no room for them."""
         size = num_bytes(shape, dtype)
-        allocation = _Allocation(self, self.cuda.allocate(size))
+        allocation = _Allocation(self, self.cuda.allocate(size), size)
         self._allocations.add(allocation)
         self.cuda.clear(allocation.pointer, size)
         return CudaBuffer(allocation.pointer, shape, dtype, allocation)
@@ -60,8 +66,9 @@ class CudaMemory:
 
     def host_array(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Zeros in pinned memory, which lives as long as the array and views of it do."""
-        pointer = self.cuda.allocate_host(max(num_bytes(shape, dtype), 1))
-        allocation = _Allocation(self, pointer, is_host=True)
+        size = max(num_bytes(shape, dtype), 1)
+        pointer = self.cuda.allocate_host(size)
+        allocation = _Allocation(self, pointer, size, is_host=True)
         array = array_at(pointer, shape, dtype).view(_PinnedArray)
         array.allocation = allocation
         array[...] = 0
@@ -74,6 +81,18 @@ class CudaMemory:
         return CudaBuffer(
             buffer.pointer + start * row_bytes, shape, buffer.dtype, buffer.allocation
         )
+
+    def apart(self, buffer: CudaBuffer) -> CudaBuffer:
+        """The same part of memory of the same size, which lives as long as that of ``buffer``.
+
+        One for each allocation, for all views of it: rows of a batch, and those rows together.
+        """
+        whole = buffer.allocation
+        twin = self._apart.get(whole)
+        if twin is None:
+            twin = self._apart[whole] = self.allocate((whole.num_bytes,), "bool")  # as bytes
+        pointer = twin.pointer + buffer.pointer - whole.pointer
+        return CudaBuffer(pointer, buffer.shape, buffer.dtype, twin.allocation)
 
     def read(self, buffer: CudaBuffer, length: int) -> np.ndarray:
         """A copy of slots 0..length-1; bfloat16 comes as float32."""

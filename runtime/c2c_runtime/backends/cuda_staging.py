@@ -15,7 +15,7 @@ class Staging:
     """The host arrays that one bound graph reads and writes, and a device buffer for each.
 
     A buffer is made when its array is tied, and made again only for a larger array: a decode step
-    allocates nothing.
+    allocates nothing. ``stream``: in which the graph computes, and large outputs are read.
     """
 
     def __init__(self, memory: CudaMemory, stream: Stream) -> None:
@@ -42,16 +42,18 @@ class Staging:
         """The array tied to an input."""
         return self._inputs[name]
 
-    def upload(self) -> None:
-        """Put copies of all inputs into the stream."""
+    def upload(self, stream: Stream) -> None:
+        """Put copies of all inputs into a stream."""
         for name, array in self._inputs.items():
-            self._copy(self._buffers[name].pointer, array.ctypes.data, array, Copy.TO_DEVICE)
+            held = self._buffers[name].pointer
+            self._copy(held, array.ctypes.data, array, Copy.TO_DEVICE, stream)
 
-    def download_small(self) -> None:
-        """Put copies of all small outputs into the stream."""
+    def download_small(self, stream: Stream) -> None:
+        """Put copies of all small outputs into a stream."""
         for name, array in self._outputs.items():
             if array.nbytes <= _EAGER_BYTES:
-                self._copy(array.ctypes.data, self._buffers[name].pointer, array, Copy.TO_HOST)
+                held = self._buffers[name].pointer
+                self._copy(array.ctypes.data, held, array, Copy.TO_HOST, stream)
 
     def begin_call(self) -> None:
         """Everything that came back before is old; small outputs come back with the call."""
@@ -61,13 +63,16 @@ class Staging:
         """The array of an output, as the last complete call left it."""
         array = self._outputs[name]
         if name not in self._is_current:
-            self._copy(array.ctypes.data, self._buffers[name].pointer, array, Copy.TO_HOST)
+            held = self._buffers[name].pointer
+            self._copy(array.ctypes.data, held, array, Copy.TO_HOST, self._stream)
             self._memory.cuda.wait(self._stream)
             self._is_current.add(name)
         return array
 
-    def _copy(self, target: Pointer, source: Pointer, array: np.ndarray, kind: Copy) -> None:
-        self._memory.cuda.copy(target, source, array.nbytes, kind, self._stream)
+    def _copy(
+        self, target: Pointer, source: Pointer, array: np.ndarray, kind: Copy, stream: Stream
+    ) -> None:
+        self._memory.cuda.copy(target, source, array.nbytes, kind, stream)
 
     def _buffer_for(self, name: str, array: np.ndarray) -> CudaBuffer:
         held = self._buffers.get(name)

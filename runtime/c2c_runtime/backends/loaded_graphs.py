@@ -1,7 +1,7 @@
 """The graphs of one session: each loaded once, side by side where several are asked for, and checked.
 
 A file is hashed while the graph that it belongs to loads, so that nothing unchecked ever runs and
-nobody waits for files that are not used.
+nobody waits for files that this backend does not use.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class LoadedGraphs:
             self._graphs.clear()
 
     def _load(self, role: str) -> Graph:
-        if not self._check_hashes:
+        files = self._backend.files_to_check(role) if self._check_hashes else []
+        if not files:
             return self._backend.load(role)
-        files = self._bundle.files_of(role)
         with ThreadPoolExecutor(1, thread_name_prefix="c2c-hash") as pool:
             hashes = pool.submit(self._bundle.check_hashes, None, files)
             try:

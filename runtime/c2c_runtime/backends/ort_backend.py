@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from c2c_runtime.errors import BundleError, UnavailableError
 from c2c_runtime.machine.cores import num_usable_cores
 
 _shared: WeakValueDictionary[tuple[object, ...], OrtGraph] = WeakValueDictionary()
-_locks: defaultdict[tuple[object, ...], threading.Lock] = defaultdict(threading.Lock)
+# One lock a graph, for as long as somebody loads it.
+_locks: WeakValueDictionary[tuple[object, ...], threading.Lock] = WeakValueDictionary()
+_locks_guard = threading.Lock()
 
 
 class OrtBackend:
@@ -39,6 +40,10 @@ class OrtBackend:
         self._num_threads = num_threads or num_usable_cores()
         self.memory = HostMemory()
 
+    def files_to_check(self, role: str) -> list[str]:
+        """The graph and its weights."""
+        return self._bundle.files_of(role)
+
     def load(self, role: str) -> OrtGraph:
         """The graph of a role."""
         spec = self._bundle.graph(role)
@@ -49,7 +54,7 @@ class OrtBackend:
             )
         path = self._bundle.path_of(spec.path)
         key = (*_identity(path), self._bundle.manifest.digest, self._num_threads)
-        with _locks[key]:
+        with _lock_of(key):
             graph = _shared.get(key)
             if graph is None:
                 graph = _shared[key] = OrtGraph(path, self._num_threads)
@@ -57,6 +62,11 @@ class OrtBackend:
 
     def close(self) -> None:
         """Nothing is held here."""
+
+
+def _lock_of(key: tuple[object, ...]) -> threading.Lock:
+    with _locks_guard:
+        return _locks.setdefault(key, threading.Lock())
 
 
 def _identity(path: Path) -> tuple[object, ...]:

@@ -54,6 +54,10 @@ class OrtCudaBackend:
     def max_pass_len(self) -> None:
         """Not measured: no pass is cut."""
 
+    def files_to_check(self, role: str) -> list[str]:
+        """The graph and its weights."""
+        return self._bundle.files_of(role)
+
     def load(self, role: str) -> OrtCudaGraph:
         """The graph of a role. ``UnavailableError`` if ONNX Runtime would run it on the CPU."""
         path = self._bundle.path_of(self._bundle.graph(role).path)
@@ -134,11 +138,10 @@ class BoundOrtCudaGraph:
         if self._binding is None:
             raise UsageError("the session is closed", "open the bundle again")
         cuda = self._backend.cuda
-        cuda.select()
-        self._staging.upload()
+        self._staging.upload(self._stream)
         cuda.wait(self._stream)  # ONNX Runtime computes in a stream of its own
         self._session.run_with_iobinding(self._binding)
-        self._staging.download_small()
+        self._staging.download_small(self._stream)
         self._staging.begin_call()
 
     def wait(self) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections import deque
 from typing import Any
 
 from c2c_runtime.bundle.manifest import EngineBackend
 from c2c_runtime.errors import UnavailableError
 
+_NUM_KEPT = 20
 _MODULES: dict[EngineBackend, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
@@ -37,12 +39,15 @@ def how_to_install(backend: EngineBackend) -> str:
 
 
 def make_logger(trt: Any) -> Any:
-    """A logger of TensorRT that keeps warnings and errors in ``messages`` and prints nothing."""
+    """A logger of TensorRT that keeps the last warnings and errors in ``messages`` and prints nothing.
+
+    TensorRT holds on to the first logger of a process for as long as that lives.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.messages: list[str] = []
+            self.messages: deque[str] = deque(maxlen=_NUM_KEPT)
 
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.WARNING:

@@ -41,7 +41,6 @@ class TensorRTBackend:
         self._logger = make_logger(self._trt)
         self._runtime = self._trt.Runtime(self._logger)
         self._bound: weakref.WeakSet[BoundEngine] = weakref.WeakSet()
-        self._apart: weakref.WeakValueDictionary[int, CudaBuffer] = weakref.WeakValueDictionary()
         self.cuda = Cuda(device)
         self.memory = CudaMemory(self.cuda)
 
@@ -54,9 +53,14 @@ class TensorRTBackend:
     def max_pass_len(self) -> None:
         """Not measured: no pass is cut."""
 
+    def files_to_check(self, role: str) -> list[str]:
+        """None: an engine is hashed as it is read, before TensorRT sees it, and graphs are not read."""
+        return []
+
     def load(self, role: str) -> TensorRTGraph:
         """Deserialise the engine of a role. ``BundleError`` if TensorRT does not take it."""
         spec = self._engines[role]
+        self.cuda.select()
         engine = self._runtime.deserialize_cuda_engine(read_engine(self._bundle, spec))
         if engine is None:
             raise BundleError.of(
@@ -75,7 +79,7 @@ class TensorRTBackend:
 
     def messages(self) -> str:
         """What TensorRT said since this was last asked, newest last."""
-        text = "; ".join(self._logger.messages[-5:])
+        text = "; ".join([*self._logger.messages][-5:])
         self._logger.messages.clear()
         return text or "TensorRT gave no reason"
 
@@ -83,15 +87,6 @@ class TensorRTBackend:
         """Close ``bound`` when this backend closes."""
         self._bound.add(bound)
         return bound
-
-    def buffer_apart(self, cache: CudaBuffer) -> CudaBuffer:
-        """Memory for what an engine that cannot write in place makes of ``cache``. One for all graphs
-        that write it: they belong to one conversation and run one after the other."""
-        found = self._apart.get(cache.pointer)
-        if found is None:
-            found = self.memory.allocate(cache.shape, cache.dtype)
-            self._apart[cache.pointer] = found
-        return found
 
     def create_context(self, engine: Any, *, is_fixed: bool) -> Any:
         """An execution context whose scratch memory follows the profile in use."""
@@ -151,7 +146,7 @@ class BoundEngine:
     """``BoundGraph``: an execution context, a stream, and addresses for every tensor.
 
     A call with fixed shapes runs once as it is, is then recorded as a CUDA graph with its copies in
-    and out, and is replayed from there on.
+    and out, and is replayed from there on, in the stream that it ran in.
     """
 
     def __init__(
@@ -204,7 +199,7 @@ class BoundEngine:
         if self._recording is not None:
             self._cuda.replay(self._recording, self._stream)
         else:
-            self._enqueue()
+            self._enqueue(self._stream)
         self._staging.begin_call()
         self._num_calls += 1
 
@@ -220,6 +215,7 @@ class BoundEngine:
         """Free context, stream and recording. Calls after it are refused."""
         if self._context is None:
             return
+        self._cuda.select()  # TensorRT frees what the context held
         self._context = None
         if self._recording is not None:
             self._cuda.destroy_recording(self._recording)
@@ -247,7 +243,8 @@ class BoundEngine:
         elif is_in_place:
             self._set_address(name, value.pointer)
         else:
-            apart = self._backend.buffer_apart(value)
+            # One for all graphs that write this cache: they run one after the other.
+            apart = self._backend.memory.apart(value)
             self._copies_back.append((apart, value))
             self._set_address(name, apart.pointer)
 
@@ -255,20 +252,19 @@ class BoundEngine:
         if not self._context.set_tensor_address(name, pointer):
             raise C2CError(f"TensorRT takes no memory for {name}: {self._backend.messages()}")
 
-    def _enqueue(self) -> None:
+    def _enqueue(self, stream: Stream) -> None:
         """Copies in, the engine, copies back."""
         if self._has_new_shapes:
             self._set_shapes()
-        self._staging.upload()
-        if not self._context.execute_async_v3(self._stream):
+        self._staging.upload(stream)
+        if not self._context.execute_async_v3(stream):
             raise C2CError(
                 f"the engine did not run: {self._backend.messages()}", "run `c2c-export doctor`"
             )
         for source, target in self._copies_back:
-            self._cuda.copy(
-                target.pointer, source.pointer, target.num_bytes, Copy.ON_DEVICE, self._stream
-            )
-        self._staging.download_small()
+            num_bytes = target.num_bytes
+            self._cuda.copy(target.pointer, source.pointer, num_bytes, Copy.ON_DEVICE, stream)
+        self._staging.download_small(stream)
 
     def _set_shapes(self) -> None:
         profile = self._find_profile()
@@ -306,11 +302,5 @@ class BoundEngine:
     def _record(self) -> None:
         """Record the call. An engine that cannot be recorded goes on running call by call."""
         capturable = getattr(self._context, "is_stream_capturable", None)
-        if capturable is not None and not capturable(self._stream):
-            return
-        self._cuda.begin_capture(self._stream)
-        try:
-            self._enqueue()
-        finally:
-            recording = self._cuda.end_capture(self._stream)
-        self._recording = recording
+        if capturable is None or capturable(self._stream):
+            self._recording = self._cuda.record(self._enqueue)

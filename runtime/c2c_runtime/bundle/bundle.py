@@ -130,10 +130,9 @@ class Bundle:
         return CacheSpec(owner, dims, num_layers, self.manifest.limits, dtype)
 
     def files_of(self, role: str) -> list[str]:
-        """Files that only who runs the graph of ``role`` reads: the graph, its weights, its engines."""
-        paths = [graph.path for graph in self.manifest.graphs if graph.role == role]
-        paths += [engine.path for engine in self.manifest.engines if engine.role == role]
-        return self._files_at(*paths)
+        """Files that only who runs the graph of ``role`` reads: the graph and its weights. Engines are
+        checked one by one when they are read, see ``engine_check.read_engine``."""
+        return self._files_at(*(graph.path for graph in self.manifest.graphs if graph.role == role))
 
     def graph_bytes(self, role: str) -> int:
         """Bytes of a role's graph and its weights, as they lie on the disk."""
@@ -154,9 +153,10 @@ class Bundle:
 
     @property
     def common_files(self) -> list[str]:
-        """Files of no single role and no baseline: tokenizers, alignments, golden cases."""
+        """Files of no single role, baseline or target: tokenizers, alignments, golden cases."""
         roles = dict.fromkeys(graph.role for graph in self.manifest.graphs)
         owned = {name for role in roles for name in self.files_of(role)}
+        owned.update(_engine_files(self.manifest))
         for baseline in self.manifest.baselines:
             owned.update(self._baseline_files(baseline))
         return [name for name in self.manifest.files if name not in owned]
@@ -217,13 +217,15 @@ def build_engines_command(bundle: str | Path, backend: EngineBackend, target: st
 
 
 def _without_engines(manifest: Manifest) -> Manifest:
-    folders = {PurePosixPath(engine.path).parent for engine in manifest.engines}
-    files = {
-        name: entry
-        for name, entry in manifest.files.items()
-        if PurePosixPath(name).parent not in folders
-    }
+    theirs = _engine_files(manifest)
+    files = {name: entry for name, entry in manifest.files.items() if name not in theirs}
     return replace(manifest, engines=(), files=files)
+
+
+def _engine_files(manifest: Manifest) -> set[str]:
+    """Engines of all targets, and what lies beside them: timing caches."""
+    folders = {PurePosixPath(engine.path).parent for engine in manifest.engines}
+    return {name for name in manifest.files if PurePosixPath(name).parent in folders}
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -33,10 +34,9 @@ def no_peer_packages(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def little_memory_is_read(monkeypatch):
-    from c2c_export.bench import measure as module
-
     monkeypatch.setattr(
-        module, "measure_bandwidth", lambda threads, mib: measure(threads, num_mib=1, num_rounds=1)
+        "c2c_export.bench.measure.measure_bandwidth",
+        lambda threads, mib: measure(threads, num_mib=1, num_rounds=1),
     )
 
 
@@ -227,7 +227,7 @@ def test_a_peer_that_would_end_the_process_is_left_out(tmp_path, monkeypatch, wh
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     source = SimpleNamespace(receiver=ModelSource("model.gguf", tmp_path, "model.gguf"))
     setup = PeerSetup(source, lambda ids: (), 64, 1)
     if what_it_does == "pass":

@@ -24,6 +24,7 @@ from c2c_export.eval.answering import Asker
 from c2c_export.eval.items import Item
 from c2c_runtime import Session
 from c2c_runtime.answers.generation import GenerationOptions, sections_for_mode
+from c2c_runtime.progress import unheard
 from c2c_runtime.text.text_to_text import TextToText
 
 OPTIONS = ["--threads", 1, "--max-new-tokens", 4]
@@ -88,7 +89,7 @@ def undisturbed(bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     task = load_task(str(task_file(folder / "task.jsonl", ITEMS)))
     options = EvalOptions(max_new_tokens=4, num_threads=1)
-    report = run_eval(bundle, task, folder, options, lambda done, total: None)
+    report = run_eval(bundle, task, folder, options, unheard)
     data = report.as_json()
     (folder / "report.json").write_text(json.dumps(data))
     return essence(folder)

@@ -130,15 +130,14 @@ def test_a_tokenizer_that_pads_and_truncates_gives_the_same_table():
     assert padding.backend_tokenizer.padding  # the caller's object is left as it was
 
 
-def test_progress_counts_receiver_ids():
-    seen: list[tuple[int, int]] = []
-    size = 20_000
+def test_progress_is_the_share_of_receiver_ids():
+    seen: list[float] = []
     build_alignment(
-        byte_level(), unigram(), size, 100, "first", lambda done, total: seen.append((done, total))
+        byte_level(), unigram(), 20_000, 100, "first", lambda fraction, _: seen.append(fraction)
     )
     assert len(seen) > 1
     assert seen == sorted(seen)
-    assert seen[-1] == (size, size)
+    assert seen[-1] == 1.0
 
 
 def test_the_inputs_are_left_alone():

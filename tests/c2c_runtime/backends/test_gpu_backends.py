@@ -6,21 +6,26 @@ What engines compute is not tested here; the tests marked gpu do that where ther
 from __future__ import annotations
 
 import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from fake_cuda import CALLERS_STREAM
 from fake_engines import OrtOnDevice, add_engines, install, open_engines
-from tiny_bundles import build, copied, made_once, pair_paths, text_bundle, text_pair
+from fake_machines import WORKSTATION
+from tiny_bundles import build, copied, made_once, pair_paths, rehashed, text_bundle, text_pair
 
 from c2c_export.building.build_target import BuildTarget
 from c2c_runtime import Session
 from c2c_runtime.answers.batch import answer_batch
 from c2c_runtime.answers.generation import GenerationOptions
 from c2c_runtime.answers.sampling import Sampler, SamplingOptions
-from c2c_runtime.bundle.bundle import Bundle
+from c2c_runtime.backends import devices
+from c2c_runtime.bundle import bundle as bundles
+from c2c_runtime.bundle.bundle import Bundle, sha256_of
 from c2c_runtime.bundle.precision import FP32
-from c2c_runtime.errors import BundleError, CapacityError, UnavailableError, UsageError
+from c2c_runtime.errors import BundleError, C2CError, CapacityError, UnavailableError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 
@@ -39,6 +44,19 @@ def bundle(kind, tmp_path, tmp_path_factory):
 def opened(kind):
     """Opens the backend under test on a bundle."""
     return OrtOnDevice if kind == "onnxruntime" else open_engines
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Names of the files that were hashed, the last part of each."""
+    found = []
+
+    def note(path, on_read=None):
+        found.append(path.name if path.suffix != ".engine" else f"{path.parent.name}/{path.name}")
+        return sha256_of(path, on_read)
+
+    monkeypatch.setattr(bundles, "sha256_of", note)
+    return found
 
 
 @pytest.fixture(params=KINDS)
@@ -220,7 +238,26 @@ def test_a_damaged_engine_is_never_deserialised(bundle, opened, fakes, damage):
             session.opened.graph(bundle.manifest.engines[0].role)
 
 
-def test_rows_of_a_batch_equal_their_single_runs(tmp_path, tmp_path_factory, fakes):
+@pytest.mark.parametrize("kind", KINDS[:1])
+def test_only_files_that_are_used_are_hashed(bundle, fakes, hashed, monkeypatch):
+    """Of engines for several targets one is read; the graphs that they were built from are not."""
+    root = add_engines(bundle.root, target="sm120")
+    cache = "engines/tensorrt-rtx-1.7.1-sm120/timing.cache"
+    (root / cache).write_bytes(b"timings")
+    rehashed(root, cache)
+    monkeypatch.setattr(devices, "detect_machine", lambda: WORKSTATION)
+    with Session.open(root, device="tensorrt"):
+        assert not [name for name in hashed if name.endswith((".engine", ".onnx", ".cache"))]
+        assert "tokenizer.json" in hashed
+    with Session.open(root, device="cpu", preload=True):
+        assert "receiver.onnx" in hashed
+        assert not [name for name in hashed if name.endswith((".engine", ".cache"))]
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_rows_of_a_batch_equal_their_single_runs(kind, tmp_path, tmp_path_factory, fakes):
+    """Row 0 and all rows together begin at one address; memory beside them must hold either."""
+
     def make(directory):
         text_pair(directory / "pair")
         build(
@@ -232,13 +269,111 @@ def test_rows_of_a_batch_equal_their_single_runs(tmp_path, tmp_path_factory, fak
         )
 
     source = made_once(tmp_path_factory, "text_batch_3", make) / "bundle"
-    bundle = Bundle.open(add_engines(copied(source, tmp_path / "bundle")))
+    path = copied(source, tmp_path / "bundle")
+    bundle = Bundle.open(add_engines(path, is_in_place=kind != "engines, copied back"))
     prompts = [IDS[:n] for n in (3, 20, 9, 33)]
     options = GenerationOptions(max_new_tokens=12, ignore_eos=True)
     with Session(bundle) as cpu, Session(bundle, open_engines(bundle)) as gpu:
         expected = [cpu.answer(cpu.sections_of_ids(ids), options).finish() for ids in prompts]
         found = answer_batch(gpu, [gpu.sections_of_ids(ids) for ids in prompts], options)
     assert [item.token_ids for item in found] == [item.token_ids for item in expected]
+
+
+def test_every_thread_works_on_the_backends_gpu(bundle, opened, fakes):
+    """Each thread's current GPU is GPU 0 until it selects another."""
+    cuda, trt = fakes
+    with Session(bundle, opened(bundle, device=1)) as session, ThreadPoolExecutor(1) as other:
+        assert other.submit(answers, session).result() == answers(session)
+        other.submit(gc.collect).result()
+        conversation = other.submit(session.conversation).result()
+        other.submit(conversation.prefill, session.sections_of_ids(IDS)).result()
+        cuda.cudaSetDevice(0)  # the caller's own work
+        conversation.decode([3])
+    assert set(cuda.devices.values()) == {1}
+    assert trt.devices <= {1}
+    assert not cuda.device_memory
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_what_others_put_into_the_callers_stream_is_run_and_not_recorded(
+    bundle, opened, fakes, monkeypatch
+):
+    cuda, _ = fakes
+    with Session(bundle, opened(bundle, stream=CALLERS_STREAM)) as session:
+        num_told, ran = 0, []
+        begin = cuda.cudaStreamBeginCapture
+
+        def begin_and_interfere(stream, mode):
+            nonlocal num_told
+            answer = begin(stream, mode)
+            num_told += 1
+            cuda.put(CALLERS_STREAM, lambda: ran.append("once"))
+            return answer
+
+        monkeypatch.setattr(cuda, "cudaStreamBeginCapture", begin_and_interfere)
+        conversation = session.conversation()
+        conversation.prefill(session.sections_of_ids(IDS))
+        for _ in range(4):
+            conversation.decode([3])
+            assert len(ran) == num_told
+    assert num_told > 0
+    assert cuda.num_replays > 1
+
+
+@pytest.mark.parametrize("kind", KINDS[:1])
+def test_the_first_error_of_a_recording_is_the_one_that_is_raised(
+    bundle, opened, fakes, monkeypatch
+):
+    cuda, _ = fakes
+    with Session(bundle, opened(bundle)) as session:
+        conversation = session.conversation()
+        conversation.prefill(session.sections_of_ids(IDS))  # its last token was a first step
+        invalidated = cuda.cudaError_t.cudaErrorStreamCaptureInvalidated
+        ended, end = [], cuda.cudaStreamEndCapture
+
+        def end_invalidated(stream):
+            end(stream)
+            ended.append(stream)
+            return invalidated, None
+
+        monkeypatch.setattr(cuda, "cudaStreamEndCapture", end_invalidated)
+        monkeypatch.setattr(cuda, "cudaMemcpyAsync", lambda *_: (cuda.cudaError_t(1),))
+        with pytest.raises(C2CError, match="cudaMemcpyAsync failed"):
+            conversation.decode([3])
+    assert ended
+    assert not any((cuda.captures, cuda.streams))
+
+
+@pytest.mark.parametrize("kind", KINDS[:1])
+def test_nobody_waits_for_the_gpu_while_a_step_is_recorded(bundle, opened, fakes, monkeypatch):
+    """CUDA refuses that, and drops the recording."""
+    cuda, _ = fakes
+    failed = []
+    with Session(bundle, opened(bundle)) as session:
+
+        def open_another():
+            try:
+                session.conversation()
+            except C2CError as error:
+                failed.append(error)
+
+        other = threading.Thread(target=open_another)
+        begin = cuda.cudaStreamBeginCapture
+
+        def begin_while_another_opens(stream, mode):
+            answer = begin(stream, mode)
+            other.start()
+            other.join(0.2)
+            return answer
+
+        monkeypatch.setattr(cuda, "cudaStreamBeginCapture", begin_while_another_opens)
+        conversation = session.conversation()
+        conversation.prefill(session.sections_of_ids(IDS))
+        conversation.decode([3])
+        other.join()
+        conversation.decode([3])
+    assert failed == []
+    assert cuda.num_replays == 2
 
 
 @pytest.fixture
