@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from c2c_export.reading.gguf_header import read_gguf_tensors
+from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.errors import PairError, Problem
 
 _INDEX = "model.safetensors.index.json"
@@ -28,19 +29,17 @@ class WeightHeader:
 def safetensors_headers(directory: Path) -> dict[str, WeightHeader]:
     """Every weight of ``model.safetensors`` or of the shards that its index names.
 
-    Raises PairError that lists every file which is missing or damaged.
+    Raises PairError that lists every file which is missing or damaged, UnavailableError where this
+    machine opens no more files.
     """
     headers: dict[str, WeightHeader] = {}
     problems: list[Problem] = []
     for path in _weight_files(directory):
-        if not path.is_file():
-            problems.append(
-                Problem(f"{path} is missing, though {_INDEX} names it", "download it again")
-            )
-            continue
         try:
             headers |= _headers_of_file(path)
-        except (SafetensorError, OSError) as error:
+        except PairError as error:
+            problems += error.problems
+        except SafetensorError as error:
             problems.append(
                 Problem(f"{path} cannot be read, it may be cut short: {error}", "download it again")
             )
@@ -51,6 +50,8 @@ def safetensors_headers(directory: Path) -> dict[str, WeightHeader]:
 
 def _headers_of_file(path: Path) -> dict[str, WeightHeader]:
     headers = {}
+    with naming_system_errors(PairError), path.open("rb"):
+        pass  # safe_open says of every file that it does not open that there is none
     with safe_open(path, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118 -- no mapping: it has keys() only
             weight = file.get_slice(name)
@@ -61,15 +62,18 @@ def _headers_of_file(path: Path) -> dict[str, WeightHeader]:
 
 def _weight_files(directory: Path) -> list[Path]:
     index = directory / _INDEX
-    if index.is_file():
+    if index.is_file() or index.is_symlink():
         try:
-            weight_map: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+            with naming_system_errors(PairError):
+                text = index.read_text("utf-8")
+            weight_map: Mapping[str, str] = json.loads(text)["weight_map"]
             return [directory / name for name in sorted(set(weight_map.values()))]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             problem = Problem(f"{index} is no index of weights: {error}", "download it again")
             raise PairError("", [problem]) from error
-    if (directory / _SINGLE).is_file():
-        return [directory / _SINGLE]
+    single = directory / _SINGLE
+    if single.is_file() or single.is_symlink():
+        return [single]
     pickled = sorted(directory.glob("pytorch_model*.bin"))
     cause = f"{directory} holds pickled weights only" if pickled else f"{directory} has no weights"
     raise PairError.of(cause, f"give a checkpoint with {_SINGLE}, as save_pretrained writes it")
@@ -81,8 +85,9 @@ def gguf_headers(path: Path) -> dict[str, WeightHeader]:
     Raises PairError for a damaged file.
     """
     try:
-        tensors = read_gguf_tensors(path)
-    except (ValueError, OSError) as error:
+        with naming_system_errors(PairError):
+            tensors = read_gguf_tensors(path)
+    except ValueError as error:
         problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
         raise PairError("", [problem]) from error
     return {
