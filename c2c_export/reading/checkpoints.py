@@ -190,6 +190,8 @@ def load_model(
     ``attn_implementation``: as transformers knows it. Raises PairError for weights that are
     missing, superfluous, of the wrong shape, or not finite.
     """
+    # A GGUF file's config comes with its whole vocabulary, so it is not read once more.
+    known = {} if source.gguf_file is None else {"config": read_config(source)}
     try:
         with naming_system_errors(PairError), _quiet(source):
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -201,6 +203,7 @@ def load_model(
                 ignore_mismatched_sizes=True,  # reported below, by name
                 local_files_only=True,
                 trust_remote_code=False,
+                **known,
             )
     except ImportError as error:
         raise _missing_package(error) from error

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from c2c_export.reading.gguf_header import read_gguf_tensors
+from c2c_export.reading.gguf_header import GGUFTensor, read_gguf_tensors
 from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.errors import PairError, Problem
 
@@ -86,7 +87,8 @@ def gguf_headers(path: Path) -> dict[str, WeightHeader]:
     """
     try:
         with naming_system_errors(PairError):
-            tensors = read_gguf_tensors(path)
+            status = path.stat()
+            tensors = _gguf_tensors(path, status.st_size, status.st_mtime_ns)
     except ValueError as error:
         problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
         raise PairError("", [problem]) from error
@@ -94,3 +96,9 @@ def gguf_headers(path: Path) -> dict[str, WeightHeader]:
         name: WeightHeader(tensor.shape, tensor.dtype or "float32")
         for name, tensor in tensors.items()
     }
+
+
+@lru_cache(maxsize=8)
+def _gguf_tensors(path: Path, size_bytes: int, modified_ns: int) -> Mapping[str, GGUFTensor]:
+    """The header of a file as it is now: config, sizes and plan of a build ask for it."""
+    return read_gguf_tensors(path)
