@@ -13,6 +13,7 @@ import traceback
 import click
 
 from c2c_export import __version__
+from c2c_export.system_errors import error_from_system
 from c2c_runtime.errors import C2CError
 
 _COMMANDS = {
@@ -96,6 +97,9 @@ def _run(args: list[str], debug: bool) -> int:
             "not enough memory\n    -> close other programs or use a smaller pair", 5, debug
         )
     except Exception as error:  # noqa: BLE001  the last line of defence: whatever is left is our bug
+        known = error_from_system(error) if isinstance(error, OSError) else None
+        if known is not None:
+            return _fail(str(known), known.exit_code, debug)
         hint = "this is a bug of c2c-export; run again with `c2c-export --debug ...` and report it"
         return _fail(f"{type(error).__name__}: {error}\n    -> {hint}", 1, debug)
 

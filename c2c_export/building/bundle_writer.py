@@ -1,24 +1,24 @@
 """Writing a bundle so that an interruption leaves the old one, or none, and never half of one.
 
-Everything is written to a hidden directory beside the target, which is renamed when complete. The
-directory is locked while its writer lives: the next build can tell a leftover from a build at work.
+Everything is written to a hidden directory beside the target, which is renamed when complete. A lock
+beside the target is held while its writer lives, so that whoever holds it finds leftovers only.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import glob
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.bundle.bundle import MANIFEST_NAME, dump_manifest, sha256_of
 from c2c_runtime.bundle.manifest import FileEntry, Manifest
-from c2c_runtime.errors import UnavailableError, UsageError
+from c2c_runtime.errors import PairError, UsageError
 
 _PARTIAL = ".partial-"
 _REPLACED = ".replaced"
@@ -69,23 +69,40 @@ def write_bundle(target: Path, *, force: bool = False) -> Iterator[BundleWriter]
     """A writer for ``target``; what is not committed is removed on the way out.
 
     Raises ``UsageError`` if the target exists and ``force`` is off, or if it is no bundle and so is
-    never replaced; ``UnavailableError`` when the disk is full.
+    never replaced, or while another build writes it; ``UnavailableError`` when the disk is full.
     """
     # A link keeps pointing where it does: what it points to is replaced.
     target = target.resolve() if target.is_symlink() else target.absolute()
-    with _disk_errors(target):
-        _recover(target)
+    with naming_system_errors(PairError, target):
         check_target(target, force=force)
         target.parent.mkdir(parents=True, exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix=f".{target.name}{_PARTIAL}", dir=target.parent))
-        lock = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            path.chmod(0o755)  # mkdtemp makes it private; a bundle is an ordinary directory
-            yield BundleWriter(target, path, force=force)
-        finally:
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(lock)
+        with _locked(target):
+            _recover(target)
+            check_target(target, force=force)
+            path = Path(tempfile.mkdtemp(prefix=f".{target.name}{_PARTIAL}", dir=target.parent))
+            try:
+                path.chmod(0o755)  # mkdtemp makes it private; a bundle is an ordinary directory
+                yield BundleWriter(target, path, force=force)
+            finally:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """The target for this build alone. Raises ``UsageError`` while another writes it."""
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UsageError(
+            f"another build is writing {target}", "wait for it to end, or give another -o"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes it when it is released, and not before
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def check_target(target: Path, *, force: bool) -> None:
@@ -106,20 +123,8 @@ def check_target(target: Path, *, force: bool) -> None:
 
 def _recover(target: Path) -> None:
     """Clear what killed builds of this target left: their directories, and a half-done replacement."""
-    if not target.parent.is_dir():
-        return
     for leftover in target.parent.glob(f".{glob.escape(target.name)}{_PARTIAL}*"):
-        lock = os.open(leftover, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"another build is writing {target}", "wait for it to end, or give another -o"
-            ) from None
-        else:
-            shutil.rmtree(leftover, ignore_errors=True)
-        finally:
-            os.close(lock)
+        shutil.rmtree(leftover, ignore_errors=True)
     replaced = _replaced_name(target)
     if replaced.exists():
         if target.exists():
@@ -131,26 +136,3 @@ def _recover(target: Path) -> None:
 def _replaced_name(target: Path) -> Path:
     """Where the old bundle lies for the moment in which the new one takes its name."""
     return target.with_name(f".{target.name}{_REPLACED}")
-
-
-@contextmanager
-def _disk_errors(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(target.parent).free
-            raise UnavailableError(
-                f"the disk of {target.parent} is full ({free / 2**20:.0f} MiB free): {error}",
-                "free some space or give an -o on another disk; nothing was left behind",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UnavailableError(
-                f"{target.parent} cannot be written to: {error}", "give an -o that you may write"
-            ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
-            raise UsageError(
-                f"no bundle can be written to {target}: {error.strerror}",
-                "give an -o whose folder can be made",
-            ) from error
-        raise

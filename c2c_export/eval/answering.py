@@ -21,7 +21,8 @@ from c2c_runtime.answers.generation import Generation, GenerationOptions, Mode, 
 from c2c_runtime.answers.likelihood import ContinuationScorer
 from c2c_runtime.answers.session import Session
 from c2c_runtime.bundle.bundle import Bundle
-from c2c_runtime.errors import UsageError
+from c2c_runtime.errors import CapacityError, UsageError
+from c2c_runtime.text.text_to_text import Prompt
 
 STAGES = (SHARER, RECEIVER, FUSE, MESSAGE, DECODE)
 _SCORED_MODES: tuple[Mode, ...] = ("receiver", "c2c")  # likelihoods need the prompt's sections
@@ -35,7 +36,7 @@ class ModeAnswer:
     the text as it came; empty where options were scored. ``scores``: a number an option, the largest
     is the answer. ``num_tokens``: of the answer. ``first_token_s``: from the prompt to the first
     token, all stages before it included. ``stages``: seconds by name; prefills that ran side by side
-    count for each.
+    count for each. ``misfit``: why the item did not fit into the caches in this mode; empty: it did.
     """
 
     answer: str | None
@@ -46,6 +47,7 @@ class ModeAnswer:
     first_token_s: float
     stages: dict[str, float]
     scores: tuple[float, ...] = field(default=())
+    misfit: str = ""
 
     @property
     def question_s(self) -> float:
@@ -87,11 +89,47 @@ class Asker:
         self._options = options
         # The caches of other modes are not the pair's; what answers in them makes its own.
         self._conversation = session.conversation() if mode in _SCORED_MODES else None
-        if self._conversation is not None and mode == "c2c":
-            self._conversation.load_sharers()
+
+    def require(self, item: Item) -> None:
+        """Raise ``UsageError`` for an item that cannot be asked, as far as its prompts tell: with room for
+        the longest answer, and in text-to-text for the longest messages."""
+        is_scored = item.is_choice and self._scoring != "generate"
+        prompt = prompt_of(item, self._style, self._scoring if is_scored else "generate")
+        num_more = self._options.max_new_tokens or 1
+        if is_scored:
+            sizes = [len(ids) for ids in self._options_of(item, prompt)]
+            if not all(sizes):
+                raise UsageError("an option has no tokens, so it has no likelihood")
+            num_more = max(sizes)
+        if self._conversation is not None:
+            _require_room(self._session, prompt, num_more)
+            sections = sections_for_mode(self._session.sections_of(prompt), self._mode)
+            self._conversation.require(sections)
+        elif self._mode == "sharer":
+            _require_room(self._session.sharer(1), prompt, num_more)
+        else:
+            self._require_messages(prompt, num_more)
+
+    def _require_messages(self, prompt: Prompt, num_more: int) -> None:
+        session, text_to_text = self._session, self._options.text_to_text
+        session.sections_of(prompt)
+        num_sharers = len(session.bundle.manifest.pair.sharers)
+        longest = text_to_text.max_message_tokens
+        for number in range(1, num_sharers + 1):
+            request = text_to_text.request(prompt)
+            _require_room(session.sharer(number), request, longest, "the Sharer's message")
+        # A message takes about as many of the Receiver's tokens as of the Sharer's own.
+        told, num_told = text_to_text.told(prompt, ""), num_sharers * longest
+        _require_room(session, told, num_told + num_more, "the longest message and the answer")
 
     def ask(self, item: Item) -> ModeAnswer:
-        """Answer an item and judge the answer."""
+        """Answer an item and judge the answer. What turns out too long is an answer, too: a misfit."""
+        try:
+            return self._ask(item)
+        except CapacityError as error:
+            return _misfit(error.cause)
+
+    def _ask(self, item: Item) -> ModeAnswer:
         if self._conversation is not None:
             self._conversation.reset()
         if item.is_choice and self._scoring != "generate":
@@ -106,9 +144,7 @@ class Asker:
         if conversation is None:
             raise RuntimeError(f"mode {self._mode} scores no options")
         prompt = prompt_of(item, self._style, self._scoring)
-        words = continuations(item, prompt, self._scoring)
-        tokenizer = self._session.tokenizer()
-        ids = [continuation_ids(tokenizer, prompt, text) for text in words]
+        ids = self._options_of(item, prompt)
         sections = sections_for_mode(self._session.sections_of(prompt), self._mode)
         started = time.perf_counter()
         scorer = ContinuationScorer(conversation, sections)
@@ -118,6 +154,7 @@ class Asker:
         log_probs = [sum(scorer.score(option)) for option in ids]
         decode_s = time.perf_counter() - started - first_token_s
         if self._scoring == "text":
+            words = continuations(item, prompt, self._scoring)
             sizes = [len(text.strip().encode()) for text in words]
             log_probs = [found / size for found, size in zip(log_probs, sizes, strict=True)]
         best = max(range(len(log_probs)), key=log_probs.__getitem__)
@@ -131,6 +168,30 @@ class Asker:
             stages=dict(zip(STAGES, (*stages, decode_s), strict=True)),
             scores=tuple(round(found, 6) for found in log_probs),
         )
+
+    def _options_of(self, item: Item, prompt: Prompt) -> list[list[int]]:
+        """The ids of every option after the prompt."""
+        tokenizer = self._session.tokenizer()
+        words = continuations(item, prompt, self._scoring)
+        return [continuation_ids(tokenizer, prompt, text) for text in words]
+
+
+def _require_room(
+    session: Session, prompt: Prompt, num_more: int, what: str = "the answer"
+) -> None:
+    """Raise ``CapacityError`` unless a prompt and ``num_more`` tokens fit; the last needs no slot."""
+    num_tokens = sum(len(section.receiver_ids) for section in session.sections_of(prompt))
+    max_seq_len = session.bundle.manifest.limits.max_seq_len
+    if num_tokens + num_more - 1 > max_seq_len:
+        raise CapacityError(
+            f"{num_tokens} tokens leave no room for {what} of up to {num_more} tokens in a cache of "
+            f"{max_seq_len}"
+        )
+
+
+def _misfit(cause: str) -> ModeAnswer:
+    stages = dict.fromkeys(STAGES, 0.0)
+    return ModeAnswer(None, False, "", 0, 0, 0.0, stages, misfit=cause)
 
 
 def _judged(item: Item, found: Generation) -> ModeAnswer:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from c2c_export.eval.answering import Asker, check_modes, modes_of
 from c2c_export.eval.items import Task
-from c2c_export.eval.prompts import Scoring, Style, choose_style, prompt_of
+from c2c_export.eval.prompts import Scoring, choose_style
 from c2c_export.eval.report import EvalReport, make_report
 from c2c_export.eval.results_file import ResultsFile, RunKey
 from c2c_runtime.answers.generation import GenerationOptions, Mode
@@ -55,7 +56,8 @@ def run_eval(
     """Ask what was not asked yet, and report on all of it.
 
     ``directory``: holds the results, made where it is missing. ``on_progress`` is told which share of
-    the items is done, and in words how many. Whatever stops the run, a second call goes on after the last whole item.
+    the items is done, and in words how many. Whatever stops the run, a second call goes on after the last
+    whole item. Raises ``InputError`` that names items which cannot be asked, before anything is run.
     """
     bundle = Bundle.open(bundle_path)
     modes = options.modes or modes_of(bundle, options.scoring)
@@ -69,7 +71,10 @@ def run_eval(
         bundle_path, device=options.device, num_threads=options.num_threads
     ) as session:
         style = choose_style(session, options.prompt_style)
-        _check_prompts(session, task, style, options)
+        askers = {
+            mode: Asker(session, style, options.scoring, options.generation(mode)) for mode in modes
+        }
+        _check_prompts(askers, task)
         key = RunKey(
             task=task.name,
             task_sha256=task.sha256,
@@ -88,10 +93,6 @@ def run_eval(
         missing = [item for item in task.items if item.id not in results.answers]
         _tell(on_progress, results, task)
         if missing:
-            askers = {
-                mode: Asker(session, style, options.scoring, options.generation(mode))
-                for mode in modes
-            }
             for asker in askers.values():
                 asker.ask(missing[0])  # for nothing: first calls are slower
             for item in missing:
@@ -105,28 +106,24 @@ def _tell(on_progress: OnProgress, results: ResultsFile, task: Task) -> None:
     on_progress(num_done / num_items, f"{num_done} of {num_items} items")
 
 
-def _check_prompts(session: Session, task: Task, style: Style, options: EvalOptions) -> None:
+def _check_prompts(askers: Mapping[Mode, Asker], task: Task) -> None:
     """Read every prompt before anything is run, so that no long run ends at a prompt that is too long.
 
-    Raises ``InputError`` that names the items.
+    Raises ``InputError`` that names the items, each with the first mode that it does not fit.
     """
-    conversation = session.conversation()
-    room = conversation.receiver.max_seq_len - (options.max_new_tokens - 1)
     problems = []
     for item in task.items:
-        try:
-            sections = session.sections_of(prompt_of(item, style, options.scoring))
-            conversation.require(sections)
-            num_tokens = sum(len(section.receiver_ids) for section in sections)
-            if num_tokens > room:
-                raise UsageError(f"{num_tokens} tokens leave no room for the answer")
-        except UsageError as error:
-            problems.append(Problem(f"item {item.id}: {error.cause}"))
+        for mode, asker in askers.items():
+            try:
+                asker.require(item)
+            except UsageError as error:
+                problems.append(Problem(f"item {item.id}: {error.cause} (mode {mode})"))
+                break
     if problems:
         named, more = problems[:_MAX_NAMED], len(problems) - _MAX_NAMED
         remedy = (
-            "leave them out, or build the bundle with a larger --max-seq-len; a smaller --max-new-tokens "
-            "leaves more room. Nothing was run"
+            "leave them out, or build the bundle with a larger --max-seq-len; a smaller --max-new-tokens, "
+            "and in text-to-text --max-message-tokens, leaves more room. Nothing was run"
         )
         words = f"and {more} more items" if more > 0 else "these prompts cannot be asked"
         raise InputError(

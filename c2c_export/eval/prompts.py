@@ -11,11 +11,11 @@ from c2c_export.eval.items import Item
 from c2c_runtime.answers.session import Session
 from c2c_runtime.bundle import names
 from c2c_runtime.errors import UsageError
+from c2c_runtime.text.text_to_text import Prompt
 from c2c_runtime.text.tokenizer import Tokenizer
 
 Style = Literal["chat", "plain"]
 Scoring = Literal["generate", "letter", "text"]
-Prompt = str | list[dict[str, str]]
 
 LETTER_REQUEST = "Reply with the letter of the right option and nothing else."
 TEXT_REQUEST = "Reply with the text of the right option, word for word, and nothing else."

@@ -26,14 +26,15 @@ MODE_NAMES = {
 
 @dataclass(frozen=True)
 class ModeSummary:
-    """All answers of one mode. ``num_without``: outputs in which no answer was found; they count as
-    wrong. Times in seconds: ``first_token_p50_s`` the median, ``question_s`` and ``stages`` means.
-    Tokens are means an item."""
+    """All answers of one mode. ``num_without``: outputs in which no answer was found. ``num_misfits``:
+    items that did not fit in this mode. Both count as wrong. Times in seconds: ``first_token_p50_s`` the
+    median, ``question_s`` and ``stages`` means. Tokens are means an item. Of items that fit."""
 
     mode: str
     accuracy: Accuracy
     groups: dict[str, Accuracy]
     num_without: int
+    num_misfits: int
     first_token_p50_s: float
     question_s: float
     stages: dict[str, float]
@@ -175,18 +176,21 @@ def _summary(mode: str, task: Task, answers: Sequence[ModeAnswer]) -> ModeSummar
     for item, answer in zip(task.items, answers, strict=True):
         if item.group is not None:
             groups.setdefault(item.group, []).append(answer.is_right)
+    fitting = [answer for answer in answers if not answer.misfit]
+    asked = fitting or answers
     return ModeSummary(
         mode=mode,
         accuracy=Accuracy(sum(answer.is_right for answer in answers), len(answers)),
         groups={name: Accuracy(sum(right), len(right)) for name, right in sorted(groups.items())},
-        num_without=sum(answer.answer is None for answer in answers),
-        first_token_p50_s=statistics.median(answer.first_token_s for answer in answers),
-        question_s=statistics.fmean(answer.question_s for answer in answers),
+        num_without=sum(answer.answer is None for answer in fitting),
+        num_misfits=len(answers) - len(fitting),
+        first_token_p50_s=statistics.median(answer.first_token_s for answer in asked),
+        question_s=statistics.fmean(answer.question_s for answer in asked),
         stages={
-            stage: statistics.fmean(answer.stages[stage] for answer in answers) for stage in STAGES
+            stage: statistics.fmean(answer.stages[stage] for answer in asked) for stage in STAGES
         },
-        prompt_tokens=statistics.fmean(answer.prompt_tokens for answer in answers),
-        num_tokens=statistics.fmean(answer.num_tokens for answer in answers),
+        prompt_tokens=statistics.fmean(answer.prompt_tokens for answer in asked),
+        num_tokens=statistics.fmean(answer.num_tokens for answer in asked),
     )
 
 

@@ -136,6 +136,8 @@ def _differing(report: EvalReport) -> list[str]:
 
 def _answer_cell(answer: ModeAnswer) -> str:
     words = "none found" if answer.answer is None else answer.answer
+    if answer.misfit:
+        words = f"did not fit: {answer.misfit}"
     output = answer.output.strip()
     if output and output != words:
         words = f"{words}\n“{_short(output)}”"

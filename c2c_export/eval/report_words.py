@@ -41,7 +41,7 @@ def machine_words(report: EvalReport) -> str:
 def summary_rows(report: EvalReport) -> Rows:
     """A row a mode."""
     heads = (
-        "mode", "right", "accuracy (95 % interval)", "no answer found", "first token, ms (p50)",
+        "mode", "right", "accuracy (95 % interval)", "no answer found", "did not fit", "first token, ms (p50)",
         "a question, ms (mean)", "tokens in", "tokens out",
     )  # fmt: skip
     rows = [
@@ -50,6 +50,7 @@ def summary_rows(report: EvalReport) -> Rows:
             f"{mode.accuracy.num_right} of {mode.accuracy.num_items}",
             str(mode.accuracy),
             str(mode.num_without),
+            str(mode.num_misfits),
             ms(mode.first_token_p50_s),
             ms(mode.question_s),
             f"{mode.prompt_tokens:.1f}",
@@ -91,7 +92,8 @@ def agreement_rows(report: EvalReport, first: ModeSummary, what: str) -> list[fl
         if found is not None:
             shares.append(found.same_answer if what == "same answer" else found.both_right)
         elif what == "same answer":
-            shares.append(1 - first.num_without / first.accuracy.num_items)
+            num_without = first.num_without + first.num_misfits
+            shares.append(1 - num_without / first.accuracy.num_items)
         else:
             shares.append(first.accuracy.share)
     return shares

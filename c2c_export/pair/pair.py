@@ -54,7 +54,7 @@ def parse_pair(
         return explicit_pair(
             file.receiver,
             [entry.model for entry in file.sharers],
-            list(fusers) or [entry.fuser for entry in file.sharers],
+            list(fusers) or [Path(entry.fuser) for entry in file.sharers],
             name=file.name,
             multi_sharer=multi_sharer or file.multi_sharer,
         )

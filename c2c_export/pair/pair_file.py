@@ -11,34 +11,52 @@ multi_sharer: sequential # optional; or parallel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from c2c_runtime.errors import PairError, Problem
 
-_KEYS = ("receiver", "sharers", "multi_sharer", "name")
-_SHARER_KEYS = ("model", "fuser")
+_KNOWN = ConfigDict(extra="forbid")
+_Text = Annotated[str, Field(pattern=r"\S")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_KNOWN)
 class SharerEntry:
     """One Sharer of a pair file: a model (path or hub id) and its Fuser's folder."""
 
-    model: str
-    fuser: Path
+    model: _Text
+    fuser: _Text
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_KNOWN)
 class PairFile:
-    """The content of a pair file. Local paths are absolute."""
+    """The content of a pair file. Local paths are absolute. ``name`` left out: the file's own."""
 
-    receiver: str
-    sharers: tuple[SharerEntry, ...]
-    multi_sharer: Literal["sequential", "parallel"]
-    name: str
+    receiver: _Text
+    sharers: Annotated[tuple[SharerEntry, ...], Field(min_length=1)]
+    multi_sharer: Literal["sequential", "parallel"] = "sequential"
+    name: str = ""
+
+
+_PAIR_FILE = TypeAdapter(PairFile)
+# What each key takes, for remedies; the last part of a place in the file.
+_TAKES = {
+    "receiver": "write receiver: and a path or hub id",
+    "model": "write model: and a path or hub id",
+    "fuser": "write fuser: and the Fuser's folder",
+    "sharers": "write sharers: [{model: ..., fuser: ...}]",
+    "multi_sharer": "it is sequential or parallel",
+    "name": "write name: and some text, or leave it out",
+}
+_SHARER_KEYS = ("model", "fuser")
+_KEYS = ("receiver", "sharers", "multi_sharer", "name")
 
 
 def read_pair_file(path: Path) -> PairFile:
@@ -52,63 +70,52 @@ def read_pair_file(path: Path) -> PairFile:
         detail = " ".join(str(error).split())
         cause = f"the pair file {path} is no YAML: {detail}"
         raise PairError.of(cause, "correct it") from error
-    problems: list[Problem] = []
-    if not isinstance(content, dict):
-        content = {}
-        problems.append(Problem("it is no mapping", f"its keys are {', '.join(_KEYS)}"))
-    problems += _unknown_keys(content, _KEYS, "")
-    receiver = _text(content, "receiver", "", problems)
-    sharers = tuple(_sharers(content.get("sharers"), path.parent, problems))
-    multi_sharer = content.get("multi_sharer", "sequential")
-    if multi_sharer not in ("sequential", "parallel"):
-        problems.append(
-            Problem(f"multi_sharer is {multi_sharer!r}", "it is sequential or parallel")
-        )
-    name = content.get("name", path.stem)
-    if not isinstance(name, str):
-        problems.append(Problem(f"name is {name!r}", "it must be a text"))
-    if problems:
-        raise PairError(f"the pair file {path} is wrong", problems)
-    return PairFile(
-        _relative_to(path.parent, receiver),
-        sharers,
-        cast(Literal["sequential", "parallel"], multi_sharer),
-        name,
+    try:
+        written = _PAIR_FILE.validate_python(content)
+    except ValidationError as error:
+        problems = [
+            _problem(found["loc"], found["type"], found["input"])
+            for found in error.errors()
+            if found["type"] != "too_short" or not found["input"]  # only sound entries are counted
+        ]
+        raise PairError(f"the pair file {path} is wrong", problems) from error
+    folder = path.parent
+    sharers = tuple(
+        SharerEntry(_relative_to(folder, entry.model), str(folder / Path(entry.fuser).expanduser()))
+        for entry in written.sharers
+    )
+    return replace(
+        written,
+        receiver=_relative_to(folder, written.receiver),
+        sharers=sharers,
+        name=written.name or path.stem,
     )
 
 
-def _sharers(entries: Any, folder: Path, problems: list[Problem]) -> list[SharerEntry]:
-    if not isinstance(entries, list) or not entries:
-        problems.append(Problem("sharers is no list", "write sharers: [{model: ..., fuser: ...}]"))
-        return []
-    sharers = []
-    for number, entry in enumerate(entries, start=1):
-        where = f"sharer {number}: "
-        if not isinstance(entry, dict):
-            problems.append(Problem(f"{where}it is no mapping", "write {model: ..., fuser: ...}"))
-            continue
-        problems += _unknown_keys(entry, _SHARER_KEYS, where)
-        model = _text(entry, "model", where, problems)
-        fuser = _text(entry, "fuser", where, problems)
-        sharers.append(SharerEntry(_relative_to(folder, model), folder / Path(fuser).expanduser()))
-    return sharers
-
-
-def _unknown_keys(mapping: dict[Any, Any], known: tuple[str, ...], where: str) -> list[Problem]:
-    return [
-        Problem(f"{where}the key {key!r} is unknown", f"known keys are {', '.join(known)}")
-        for key in mapping
-        if key not in known
-    ]
-
-
-def _text(mapping: dict[Any, Any], key: str, where: str, problems: list[Problem]) -> str:
-    value = mapping.get(key)
-    if isinstance(value, str) and value:
-        return value
-    cause = f"{where}{key} is {value!r}" if key in mapping else f"{where}{key} is missing"
-    problems.append(Problem(cause, f"write {key}: and a path or hub id"))
-    return ""
+def _problem(place: Sequence[int | str], kind: str, value: Any) -> Problem:
+    """What pydantic found at a place of the file: ("sharers", 0, "fuser") is Sharer 1's Fuser."""
+    is_inside = len(place) > 1
+    where = f"sharer {int(place[1]) + 1}: " if is_inside else ""
+    known = _SHARER_KEYS if is_inside else _KEYS
+    key = str(place[-1]) if place else ""
+    if kind in ("unexpected_keyword_argument", "invalid_keyword_argument", "invalid_key"):
+        near = get_close_matches(key, known, n=1)
+        meant = f"write {near[0]}; " if near else ""
+        return Problem(
+            f"{where}the key {place[-1]!r} is unknown", f"{meant}known keys are {', '.join(known)}"
+        )
+    if key not in known:  # the file itself, or an entry of the list
+        example = (
+            "write {model: ..., fuser: ...}" if is_inside else f"its keys are {', '.join(known)}"
+        )
+        return Problem(f"{where}it is no mapping", example)
+    if kind in ("missing", "missing_argument"):
+        cause = "is missing"
+    elif key == "sharers":
+        cause = "names no Sharer" if kind == "too_short" else "is no list"
+    else:
+        cause = f"is {value!r}"
+    return Problem(f"{where}{key} {cause}", _TAKES[key])
 
 
 def _relative_to(folder: Path, text: str) -> str:

@@ -29,6 +29,7 @@ from c2c_export.reading.architectures import ARCHITECTURES, check_architecture
 from c2c_export.reading.gguf_reading import plain_arrays
 from c2c_export.reading.hub import MODEL_PATTERNS, download
 from c2c_export.reading.weight_headers import WeightHeader, gguf_headers, safetensors_headers
+from c2c_export.system_errors import missing, naming_system_errors
 from c2c_runtime.bundle.manifest import ModelDims
 from c2c_runtime.errors import PairError, Problem, UnavailableError
 
@@ -65,7 +66,8 @@ def resolve_model(text: str) -> ModelSource:
         return ModelSource(text, path.resolve())
     if path.suffix == ".gguf":
         if not path.is_file():
-            raise _wrong(f"there is no GGUF file {path}", "check the path")
+            cause = missing(path) if path.is_symlink() else f"there is no GGUF file {path}"
+            raise _wrong(cause, "check the path")
         return ModelSource(text, path.resolve().parent, path.name)
     if path.is_file():
         raise _wrong(f"{path} is a file, but no GGUF file", _OTHER_WAYS)
@@ -103,7 +105,7 @@ def _parse_gguf_config(source: ModelSource, modified_ns: int) -> Any:
 
 def _parse_config(source: ModelSource) -> Any:
     try:
-        with _quiet(source):
+        with naming_system_errors(PairError), _quiet(source):
             return AutoConfig.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,
@@ -188,8 +190,10 @@ def load_model(
     ``attn_implementation``: as transformers knows it. Raises PairError for weights that are
     missing, superfluous, of the wrong shape, or not finite.
     """
+    # A GGUF file's config comes with its whole vocabulary, so it is not read once more.
+    known = {} if source.gguf_file is None else {"config": read_config(source)}
     try:
-        with _quiet(source):
+        with naming_system_errors(PairError), _quiet(source):
             model, report = AutoModelForCausalLM.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,
@@ -199,6 +203,7 @@ def load_model(
                 ignore_mismatched_sizes=True,  # reported below, by name
                 local_files_only=True,
                 trust_remote_code=False,
+                **known,
             )
     except ImportError as error:
         raise _missing_package(error) from error
@@ -240,13 +245,17 @@ def eos_ids(source: ModelSource, config: Any) -> tuple[int, ...]:
 
 
 def _read_json(path: Path, source: ModelSource) -> dict[str, Any]:
+    if path.is_symlink() and not path.exists():
+        raise _wrong(missing(path), "download the checkpoint again")
     if not path.is_file():
         found = sorted(source.directory.glob("*.gguf"))
         remedy = f"give the file itself: {found[0]}" if found else _OTHER_WAYS
         raise _wrong(f"{source.directory} has no {path.name}", remedy)
     try:
-        fields = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        with naming_system_errors(PairError):
+            text = path.read_text("utf-8")
+        fields = json.loads(text)
+    except ValueError as error:
         raise _wrong(f"{path} is not readable as JSON: {error}", "download it again") from error
     if not isinstance(fields, dict):
         raise _wrong(f"{path} holds no JSON object", "download it again")

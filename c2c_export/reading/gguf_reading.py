@@ -1,8 +1,9 @@
 """GGUF files in less than half the time.
 
 gguf's reader takes a vocabulary apart slice by slice, and every slice of a ``numpy.memmap`` runs Python
-that one of a plain array does not. Gemma's 262,144 tokens are read once for the config, once for the
-tokenizer and once with the weights.
+that one of a plain array does not. transformers makes its own reader of every file, once for the config,
+once for the tokenizer and once for the weights, and takes none from outside: so for that long the name
+``gguf.GGUFReader`` stands for a subclass. With Gemma's 262,144 tokens one reading takes 3 s, not 12.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ def plain_arrays() -> Iterator[None]:
     reader = gguf.GGUFReader
 
     class PlainReader(reader):  # type: ignore[misc, valid-type]
-        data: Any
+        @property
+        def data(self) -> np.ndarray:
+            return self._plain
 
-        def _build_fields(self, *args: Any) -> Any:
-            self.data = np.asarray(self.data)
-            return super()._build_fields(*args)
+        @data.setter
+        def data(self, mapped: np.ndarray) -> None:
+            self._plain = np.asarray(mapped)
 
     gguf.GGUFReader = PlainReader
     try:

@@ -15,7 +15,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from c2c_runtime.errors import PairError
+from c2c_export.system_errors import error_from_system
+from c2c_runtime.errors import PairError, UnavailableError
 
 _TIMEOUT_S = 10.0  # for the hub's answer to the first question; HF_HUB_OFFLINE asks nothing
 
@@ -50,6 +51,9 @@ def download(
         cause = f"{repository} is not in the hub's cache, and the hub is offline or out of reach"
         raise _unreachable(cause, remedy) from error
     except (HfHubHTTPError, OSError) as error:
+        here = error_from_system(error)
+        if isinstance(here, UnavailableError):  # this machine's fault, and no other source helps
+            raise here from error
         cause = f"{repository} could not be downloaded: {_first_line(error)}"
         raise _unreachable(cause, remedy) from error
 

@@ -9,8 +9,9 @@ import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from c2c_export.reading.gguf_reading import plain_arrays
+from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.bundle.manifest import SpecialToken, TokenizerSpec
-from c2c_runtime.errors import PairError
+from c2c_runtime.errors import C2CError, PairError
 from c2c_runtime.text.tokenizer import CHAT_TEMPLATE_FILE, TOKENIZER_FILE
 
 # A directory with none of these holds a model without a tokenizer.
@@ -38,10 +39,12 @@ def load_tokenizer(
         return None
     options = {} if gguf_file is None else {"gguf_file": gguf_file}
     try:
-        with plain_arrays() if gguf_file else nullcontext():
+        with naming_system_errors(PairError), plain_arrays() if gguf_file else nullcontext():
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 str(source_dir), local_files_only=True, trust_remote_code=False, **options
             )
+    except C2CError:
+        raise
     except Exception as error:  # the reader of each format raises what it likes
         raise PairError.of(
             f"the tokenizer in {source_dir / (gguf_file or '')} cannot be read: "

@@ -6,11 +6,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from c2c_export.reading.gguf_header import read_gguf_tensors
+from c2c_export.reading.gguf_header import GGUFTensor, read_gguf_tensors
+from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.errors import PairError, Problem
 
 _INDEX = "model.safetensors.index.json"
@@ -29,19 +31,17 @@ class WeightHeader:
 def safetensors_headers(directory: Path) -> dict[str, WeightHeader]:
     """Every weight of ``model.safetensors`` or of the shards that its index names.
 
-    Raises PairError that lists every file which is missing or damaged.
+    Raises PairError that lists every file which is missing or damaged, UnavailableError where this
+    machine opens no more files.
     """
     headers: dict[str, WeightHeader] = {}
     problems: list[Problem] = []
     for path in weight_files(directory):
-        if not path.is_file():
-            problems.append(
-                Problem(f"{path} is missing, though {_INDEX} names it", "download it again")
-            )
-            continue
         try:
             headers |= _headers_of_file(path)
-        except (SafetensorError, OSError) as error:
+        except PairError as error:
+            problems += error.problems
+        except SafetensorError as error:
             problems.append(
                 Problem(f"{path} cannot be read, it may be cut short: {error}", "download it again")
             )
@@ -52,6 +52,8 @@ def safetensors_headers(directory: Path) -> dict[str, WeightHeader]:
 
 def _headers_of_file(path: Path) -> dict[str, WeightHeader]:
     headers = {}
+    with naming_system_errors(PairError), path.open("rb"):
+        pass  # safe_open says of every file that it does not open that there is none
     with safe_open(path, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118 -- no mapping: it has keys() only
             weight = file.get_slice(name)
@@ -63,15 +65,18 @@ def _headers_of_file(path: Path) -> dict[str, WeightHeader]:
 def weight_files(directory: Path) -> list[Path]:
     """The files that the weights of a checkpoint lie in. PairError if there are none."""
     index = directory / _INDEX
-    if index.is_file():
+    if index.is_file() or index.is_symlink():
         try:
-            weight_map: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+            with naming_system_errors(PairError):
+                text = index.read_text("utf-8")
+            weight_map: Mapping[str, str] = json.loads(text)["weight_map"]
             return [directory / name for name in sorted(set(weight_map.values()))]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             problem = Problem(f"{index} is no index of weights: {error}", "download it again")
             raise PairError("", [problem]) from error
-    if (directory / _SINGLE).is_file():
-        return [directory / _SINGLE]
+    single = directory / _SINGLE
+    if single.is_file() or single.is_symlink():
+        return [single]
     pickled = sorted(directory.glob("pytorch_model*.bin"))
     cause = f"{directory} holds pickled weights only" if pickled else f"{directory} has no weights"
     raise PairError.of(cause, f"give a checkpoint with {_SINGLE}, as save_pretrained writes it")
@@ -83,8 +88,10 @@ def gguf_headers(path: Path) -> dict[str, WeightHeader]:
     Raises PairError for a damaged file.
     """
     try:
-        tensors = read_gguf_tensors(path)
-    except (ValueError, OSError) as error:
+        with naming_system_errors(PairError):
+            status = path.stat()
+            tensors = _gguf_tensors(path, status.st_size, status.st_mtime_ns)
+    except ValueError as error:
         problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
         raise PairError("", [problem]) from error
     return {
@@ -100,3 +107,9 @@ def num_parameters(directory: Path, gguf_file: str | None) -> int:
     else:
         headers = safetensors_headers(directory)
     return sum(math.prod(header.shape) for header in headers.values())
+
+
+@lru_cache(maxsize=8)
+def _gguf_tensors(path: Path, size_bytes: int, modified_ns: int) -> Mapping[str, GGUFTensor]:
+    """The header of a file as it is now: config, sizes and plan of a build ask for it."""
+    return read_gguf_tensors(path)

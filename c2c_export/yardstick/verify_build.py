@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,23 +57,21 @@ def _raise_failed(comparisons: Sequence[Comparison]) -> None:
 
 @contextmanager
 def _computable(bundle: Bundle) -> Iterator[Bundle]:
-    """The bundle itself, or one whose bfloat16 graphs are widened, in a folder beside it."""
+    """The bundle itself, or one whose bfloat16 graphs are widened, in a folder inside it for as long."""
     manifest = bundle.manifest
     graphs = (*manifest.graphs, *(baseline.graph for baseline in manifest.baselines))
     if not any(tensor.dtype == _BFLOAT16 for graph in graphs for tensor in graph.inputs):
         yield bundle
         return
-    # Named like the folder that is being written, so that the next build clears what a kill leaves.
-    folder = Path(tempfile.mkdtemp(prefix=f"{bundle.root.name}-", dir=bundle.root.parent))
-    try:
+    # Inside, so that whoever owns the folder that is being written owns this, too.
+    with tempfile.TemporaryDirectory(prefix=".widened-", dir=bundle.root) as name:
+        folder = Path(name)
         widened = tuple(_widened(bundle, graph, folder) for graph in manifest.graphs)
         baselines = tuple(
             replace(baseline, graph=_widened(bundle, baseline.graph, folder))
             for baseline in manifest.baselines
         )
         yield Bundle(bundle.root, replace(manifest, graphs=widened, baselines=baselines))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _widened(bundle: Bundle, graph: GraphSpec, folder: Path) -> GraphSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 
@@ -41,6 +42,13 @@ def raising(error):
         (ZeroDivisionError("oops"), 1, "this is a bug of c2c-export"),
         (KeyboardInterrupt(), 130, "nothing was left behind"),
         (MemoryError(), 5, "not enough memory"),
+        (OSError(errno.EMFILE, "Too many open files", "x"), 5, "too many files are open"),
+        (
+            OSError(errno.EACCES, "Permission denied", "report.html"),
+            3,
+            "report.html cannot be opened",
+        ),
+        (OSError("said by a library"), 1, "this is a bug of c2c-export"),
     ],
 )
 def test_what_nobody_foresaw(cli, monkeypatch, error, code, says):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from c2c_export.building.bundle_writer import write_bundle
 from c2c_runtime.bundle.bundle import MANIFEST_NAME
-from c2c_runtime.errors import UsageError
+from c2c_runtime.errors import PairError, UnavailableError, UsageError
 
 
 def write(target, content: str = "new", force: bool = False):
@@ -63,10 +69,67 @@ def test_two_builds_of_one_target_do_not_mix(tmp_path):
     assert names(tmp_path) == ["a.bundle", "b.bundle"]
 
 
+def test_a_refused_build_touches_nothing_of_the_one_at_work(tmp_path):
+    """Not even what lies beside its folder under a name like it."""
+    target = tmp_path / "a.bundle"
+    with write_bundle(target) as writer:
+        beside = tmp_path / f"{writer.path.name}-more"
+        beside.mkdir()
+        before = names(tmp_path)
+        with pytest.raises(UsageError, match="another build"):
+            write(target, force=True)
+        assert names(tmp_path) == before
+
+
+def test_of_builds_at_once_one_wins_and_the_others_are_refused(tmp_path):
+    target, start = tmp_path / "a.bundle", Barrier(8)
+    done: list[str] = []
+
+    def build(number: int) -> None:
+        start.wait()
+        try:
+            with write_bundle(target) as writer:
+                for _ in range(20):
+                    (writer.path / "weights").write_text(str(number))
+                (writer.path / MANIFEST_NAME).write_text(str(number))
+                writer.commit()
+        except UsageError as error:
+            done.append("refused" if "exists" in str(error) or "another" in str(error) else "?")
+        else:
+            done.append(str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(build, range(8)))
+    assert len(done) == 8
+    (winner,) = set(done) - {"refused"}
+    assert (target / "weights").read_text() == winner
+    assert names(tmp_path) == ["a.bundle"]
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "error"),
+    [
+        (errno.ENOSPC, None, UnavailableError),
+        (errno.EACCES, "models/model.safetensors", PairError),
+        (errno.ENOENT, "models/model.safetensors", PairError),
+        (errno.EMFILE, "models/model.safetensors", UnavailableError),
+    ],
+)
+def test_an_error_of_another_file_is_not_the_output_s(tmp_path, number, name, error):
+    path = [str(tmp_path / name)] if name else []
+    with pytest.raises(error) as caught, write_bundle(tmp_path / "a.bundle"):
+        raise OSError(number, os.strerror(number), *path)
+    assert all(part in str(caught.value) for part in path)
+    assert ("is full" in str(caught.value)) == (number == errno.ENOSPC)
+    assert "cannot be written" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
 def test_what_a_killed_build_left_is_cleared(tmp_path):
     target = tmp_path / "a.bundle"
     (tmp_path / ".a.bundle.partial-xyz").mkdir()
     (tmp_path / ".a.bundle.partial-xyz" / "weights").write_text("half")
+    (tmp_path / ".a.bundle.lock").write_text("")
     write(target)
     assert names(tmp_path) == ["a.bundle"]
 
@@ -151,3 +214,9 @@ def test_a_rename_that_fails_half_way_gives_the_old_bundle_its_name_back(
         write(target, force=True)
     assert (target / MANIFEST_NAME).read_text() == "old"
     assert names(tmp_path) == ["a.bundle"]
+
+
+def test_the_writer_needs_no_fcntl():
+    """Which Windows does not have."""
+    code = "import sys; sys.modules['fcntl'] = None; import c2c_export.building.bundle_writer"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -386,6 +386,6 @@ def test_every_mode_of_a_bundle_with_baselines(cli, tmp_path, tmp_path_factory):
     assert first["t2t"]["output"] == told.text
     assert first["t2t"]["stages"]["message"] > 0
     assert first["t2t"]["prompt_tokens"] == told.prompt_tokens > first["receiver"]["prompt_tokens"]
-    other = cli(*command)
+    other = cli(*command, "--max-message-tokens", 6)
     assert other.code == 2
     assert "text to text was" in other.err

@@ -106,7 +106,7 @@ def test_a_pair_file_can_name_hub_ids(tmp_path):
     )
     content = read_pair_file(file)
     assert (content.receiver, content.sharers[0].model) == ("org/small", "org/large")
-    assert content.sharers[0].fuser == tmp_path / "fuser"
+    assert content.sharers[0].fuser == str(tmp_path / "fuser")
     assert (content.name, content.multi_sharer) == ("my", "sequential")
 
 
@@ -131,13 +131,35 @@ def test_every_mistake_in_a_pair_file_is_listed(tmp_path):
     assert all(problem.remedy for problem in error.problems)
 
 
+def test_an_unknown_key_names_the_nearest_known_one(tmp_path):
+    file = write_yaml(
+        tmp_path / "my.yaml",
+        "receiver: a\nsharers:\n  - {model: b, fuser: c, 3: d}\n  - {model: b, fusor: c}\nsharer: x\n",
+    )
+    remedies = {
+        problem.cause: problem.remedy for problem in refused(parse_pair, str(file)).problems
+    }
+    assert remedies["sharer 2: the key 'fusor' is unknown"].startswith("write fuser;")
+    assert remedies["the key 'sharer' is unknown"].startswith("write sharers;")
+    assert remedies["sharer 1: the key 3 is unknown"] == "known keys are model, fuser"
+    assert set(remedies) == {
+        "sharer 2: fuser is missing",
+        "sharer 2: the key 'fusor' is unknown",
+        "sharer 1: the key 3 is unknown",
+        "the key 'sharer' is unknown",
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "cause"),
     [
         ("receiver: [", "is no YAML"),
         ("just text", "it is no mapping"),
-        ("receiver: a\n", "sharers is no list"),
-        ("receiver: a\nsharers: []\n", "sharers is no list"),
+        ("", "it is no mapping"),
+        ("receiver: a\n", "sharers is missing"),
+        ("receiver: a\nsharers: []\n", "sharers names no Sharer"),
+        ("receiver: a\nsharers: b+c\n", "sharers is no list"),
+        ("receiver: ' '\nsharers: [{model: a, fuser: b}]\n", "receiver is ' '"),
         ("!!python/object/apply:os.system ['true']", "is no YAML"),
     ],
 )

@@ -51,6 +51,44 @@ def test_four_bits_keep_a_block_that_lies_away_from_zero():
     np.testing.assert_allclose(found, rows, atol=1e-3)
 
 
+BLOCKS = {
+    "positive": 5 + RNG.random((8, 64)),
+    "negative": -5 - RNG.random((8, 64)),
+    "narrow": 2 + 0.001 * RNG.random((8, 64)),
+    "constant": np.full((8, 64), 0.3),
+    "negative constant": np.full((8, 64), -0.3),
+    "one outlier": np.where(np.arange(64) % 32 == 3, -10.0, 0.01) * np.ones((8, 1)),
+    "zero": np.zeros((8, 64)),
+    "both signs": RNG.standard_normal((8, 64)),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_no_weight_is_farther_off_than_half_a_step_wherever_its_block_lies(bits, name):
+    rows = BLOCKS[name].astype(np.float32)
+    half = (max(rows.max(), 0) - min(rows.min(), 0)) / (2**bits - 1) / 2
+    off = np.abs(quantize_blocks(rows, bits, 32).dequantized(64) - rows)
+    if bits == 8:
+        assert off.max() <= half * 1.001
+    # 4 bits: the least squared error of a block may leave its far end a little more
+    assert np.sqrt(np.square(off).mean(axis=1)).max() <= half * 1.001
+    assert off.max() <= 3 * half
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_table_reaches_both_ends_of_a_block_without_zero_points(name):
+    rows = BLOCKS[name].astype(np.float32)
+    half = np.abs(rows).max() / 127 / 2
+    assert np.abs(quantize_table(rows, 32).dequantized(64) - rows).max() <= half * 1.001
+
+
+def test_the_far_end_of_a_table_s_block_does_not_cost_its_other_end():
+    rows = np.tile(np.linspace(-1, 1, 32, dtype=np.float32), (4, 1))
+    found = quantize_table(rows, 32).dequantized(32)
+    np.testing.assert_allclose(found, rows, atol=1 / 127 / 2 * 1.001, rtol=0)
+
+
 def test_blocks_of_equal_values_and_zeros_are_kept():
     rows = np.concatenate([np.zeros((4, 32)), np.full((4, 32), -0.5)], axis=1).astype(np.float32)
     for quantized in (
@@ -60,7 +98,8 @@ def test_blocks_of_equal_values_and_zeros_are_kept():
         found = quantized.dequantized(64)
         assert np.isfinite(found).all()
         np.testing.assert_array_equal(found[:, :32], 0.0)
-    np.testing.assert_allclose(quantize_blocks(rows, 8, 32).dequantized(64), rows, atol=0.01)
+    for bits in (8, 4):
+        np.testing.assert_allclose(quantize_blocks(rows, bits, 32).dequantized(64), rows, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(64, 96), (80, 96), (96, 48)])

@@ -147,3 +147,15 @@ def test_the_types_are_those_that_onnx_stores():
     assert quantize(weight, "int4").values.dtype == ml_dtypes.int4
     assert quantize(weight, "fp8").values.dtype == ml_dtypes.float8_e4m3fn
     assert quantize(weight, "int8").scales.dtype == np.float16
+
+
+@pytest.mark.parametrize("offset", [5.0, -5.0])
+@pytest.mark.parametrize(("weights", "largest"), [("int8", 127), ("int4", 7)])
+def test_weights_of_one_sign_are_kept_to_half_a_step(weights, largest, offset):
+    """Symmetric levels reach the far end of either side."""
+    matrix = (offset + RNG.random((64, 48))).astype(np.float32)
+    matrix[:, :8] = offset
+    off = np.abs(quantize(matrix, weights).dequantized() - matrix)
+    half = np.abs(matrix).max() / largest / 2
+    assert np.sqrt(np.square(off).mean(axis=0)).max() <= half * 1.01
+    assert off.max() <= 3 * half

@@ -13,6 +13,7 @@ from paths import GOLDEN
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURE_CONFIGS, tiny_model
 
+from c2c_export.lowering.tracing import ATTENTION
 from c2c_export.pair import demo
 from c2c_export.reading.checkpoints import (
     ModelSource,
@@ -316,7 +317,7 @@ def test_a_loaded_model_is_fp32_in_eval_mode_without_gradients(tmp_path):
 
 
 def test_the_tracing_attention_can_be_asked_for(qwen3):
-    assert load_model(resolve_model(str(qwen3)), "c2c").config._attn_implementation == "c2c"
+    assert load_model(resolve_model(str(qwen3)), ATTENTION).config._attn_implementation == "c2c"
 
 
 def test_loading_says_nothing(qwen3, capfd):
