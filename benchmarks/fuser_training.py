@@ -10,7 +10,8 @@ from torch import nn
 
 from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint, LinkedLayers, read_fuser
 from c2c_export.fusers.init_fuser import init_fuser
-from c2c_export.reading.checkpoints import ModelSource, model_dims, read_config
+from c2c_export.reading.checkpoints import model_dims, read_config
+from c2c_export.reading.model_source import ModelSource
 
 
 @dataclass(frozen=True)

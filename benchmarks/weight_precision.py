@@ -23,7 +23,8 @@ from c2c_export.pair.demo import smollm2_gguf
 from c2c_export.passes.matmul_nbits import MODEL_BLOCK
 from c2c_export.passes.quantize_blocks import quantize_blocks, quantize_table
 from c2c_export.passes.quantize_weights import quantize
-from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_export.reading.checkpoints import load_model
+from c2c_export.reading.model_source import resolve_model
 from c2c_export.yardstick.loss_text import paragraphs
 from c2c_runtime.bundle.precision import Weights
 

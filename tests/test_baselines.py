@@ -24,7 +24,7 @@ from c2c_export.building.build import build_bundle
 from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.build_target import build_target
 from c2c_export.building.progress import Stages
-from c2c_export.pair.limits import AskedLimits
+from c2c_export.pair.asked import AskedLimits
 from c2c_runtime import GenerationOptions, Session
 from c2c_runtime.backends.ort_backend import OrtGraph
 from c2c_runtime.bundle.bundle import MANIFEST_NAME, Bundle, digest_of, read_manifest

@@ -13,7 +13,8 @@ from tiny_bundles import build, made_once, pair_paths
 from tiny_models import tiny_pair
 
 from c2c_export.fusers.fuser_checkpoint import read_fuser
-from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_export.reading.checkpoints import load_model
+from c2c_export.reading.model_source import resolve_model
 from c2c_runtime.answers.generation import GenerationOptions
 from c2c_runtime.answers.session import Session
 from c2c_runtime.sections.section_texts import SectionText

@@ -19,7 +19,8 @@ from c2c_export.eval.short_answers import short_answer
 from c2c_export.fusers.fuser_checkpoint import read_fuser
 from c2c_export.pair.demo import gemma3_gguf, smollm2_gguf, word_sections
 from c2c_export.pair.pair import parse_pair
-from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_export.reading.checkpoints import load_model
+from c2c_export.reading.model_source import resolve_model
 from c2c_runtime.answers.generation import GenerationOptions
 from c2c_runtime.answers.session import Session
 from c2c_runtime.bundle.bundle import Bundle

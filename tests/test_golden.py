@@ -27,7 +27,7 @@ def golden(request, tmp_path_factory):
     from c2c_export.building.build import build_bundle
     from c2c_export.building.build_options import BuildOptions
     from c2c_export.building.progress import Stages
-    from c2c_export.pair.limits import AskedLimits
+    from c2c_export.pair.asked import AskedLimits
     from c2c_export.pair.pair import explicit_pair
 
     folder = GOLDEN / request.param

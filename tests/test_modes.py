@@ -22,7 +22,7 @@ from tiny_models import tiny_pair
 from c2c_export.building.build import build_bundle
 from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.progress import Stages
-from c2c_export.pair.limits import AskedLimits
+from c2c_export.pair.asked import AskedLimits
 from c2c_export.pair.pair import explicit_pair
 from c2c_runtime import Session
 from c2c_runtime.answers.batch import answer_batch

@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from benchmarks.demo_fuser.questions import Question, Shape
-from c2c_export.reading.checkpoints import ModelSource, load_model
+from c2c_export.reading.checkpoints import load_model
+from c2c_export.reading.model_source import ModelSource
 
 IGNORED = -100  # what cross entropy leaves out
 _CHUNK = 64  # questions that run through a model together

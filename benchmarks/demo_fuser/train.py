@@ -24,7 +24,7 @@ from benchmarks.fuser_training import FuserInTraining
 from benchmarks.training import train
 from c2c_export.fusers.fuser_checkpoint import LinkedLayers
 from c2c_export.pair.demo import gemma3_gguf, smollm2_gguf
-from c2c_export.reading.checkpoints import ModelSource, resolve_model
+from c2c_export.reading.model_source import ModelSource, resolve_model
 from c2c_runtime.answers.session import Session
 
 _SEED = 11

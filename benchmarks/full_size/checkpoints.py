@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from c2c_export.building.progress import Stages
 from c2c_export.fusers.init_fuser import init_fuser
-from c2c_export.reading.checkpoints import model_dims, read_config, resolve_model
+from c2c_export.reading.checkpoints import model_dims, read_config
+from c2c_export.reading.model_source import resolve_model
 
 CONFIGS = Path(__file__).with_name("configs")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}

@@ -14,7 +14,8 @@ from benchmarks.knowledge_pair.conditions import Condition, FuserName
 from benchmarks.knowledge_pair.facts import Fact, strangers
 from benchmarks.knowledge_pair.paths import Parts
 from c2c_export.fusers.fuser_checkpoint import read_fuser
-from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_export.reading.checkpoints import load_model
+from c2c_export.reading.model_source import resolve_model
 from c2c_export.reading.tokenizers import load_tokenizer
 from c2c_export.yardstick.eager import Caches, ReceiverChain, clean_caches
 

@@ -17,7 +17,7 @@ from benchmarks.fuser_training import FuserInTraining
 from benchmarks.knowledge_pair.facts import Fact
 from benchmarks.training import answer_loss, train
 from c2c_export.fusers.fuser_checkpoint import LinkedLayers
-from c2c_export.reading.checkpoints import resolve_model
+from c2c_export.reading.model_source import resolve_model
 
 Cache = list[tuple[Tensor, Tensor]]  # (key, value) a layer, [batch, kv_heads, tokens, head_dim]
 

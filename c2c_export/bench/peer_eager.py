@@ -16,7 +16,8 @@ from c2c_export.bench.contender import MeasuredMode, Run
 from c2c_export.bench.peer import PeerSetup
 from c2c_export.fusers.fuser_checkpoint import LinkedLayers, read_fuser
 from c2c_export.pair.pair import PairSource
-from c2c_export.reading.checkpoints import ModelSource, load_model
+from c2c_export.reading.checkpoints import load_model
+from c2c_export.reading.model_source import ModelSource
 from c2c_export.reports.stage_names import FIRST_STEP, FUSE, PREFILLS, RECEIVER, SHARER
 from c2c_export.yardstick.eager import ReceiverChain, clean_caches
 

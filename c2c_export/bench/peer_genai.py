@@ -18,7 +18,8 @@ from c2c_export.bench.contender import MeasuredMode, Run
 from c2c_export.bench.peer import PeerSetup, import_peer
 from c2c_export.bench.peer_eager import loaded_model
 from c2c_export.pair.demo import cache_directory
-from c2c_export.reading.checkpoints import ModelSource, read_config
+from c2c_export.reading.checkpoints import read_config
+from c2c_export.reading.model_source import ModelSource
 from c2c_export.reading.tokenizers import load_tokenizer
 from c2c_runtime.errors import UnavailableError
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from c2c_export.bench.contender import MeasuredMode, Run
 from c2c_export.bench.llamacpp_trial import TRIAL, Trial
 from c2c_export.bench.peer import PeerSetup, import_peer
-from c2c_export.reading.checkpoints import ModelSource
+from c2c_export.reading.model_source import ModelSource
 from c2c_runtime.errors import UnavailableError
 from c2c_runtime.machine.json_child import ChildEndedError, Job, Wording, ask
 

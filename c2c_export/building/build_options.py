@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from c2c_export.building.build_target import CPU, BuildTarget
-from c2c_export.pair.limits import AskedLimits
-from c2c_export.pair.preflight import Alignment
+from c2c_export.pair.asked import Alignment, AskedLimits
 from c2c_runtime.errors import UsageError
 
 

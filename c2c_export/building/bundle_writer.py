@@ -71,10 +71,8 @@ def write_bundle(target: Path, *, force: bool = False) -> Iterator[BundleWriter]
     Raises ``UsageError`` if the target exists and ``force`` is off, or if it is no bundle and so is
     never replaced, or while another build writes it; ``UnavailableError`` when the disk is full.
     """
-    # A link keeps pointing where it does: what it points to is replaced.
-    target = target.resolve() if target.is_symlink() else target.absolute()
+    target = checked_target(target, force=force)
     with naming_system_errors(PairError, target):
-        check_target(target, force=force)
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target):
             _recover(target)
@@ -85,6 +83,15 @@ def write_bundle(target: Path, *, force: bool = False) -> Iterator[BundleWriter]
                 yield BundleWriter(target, path, force=force)
             finally:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def checked_target(target: Path, *, force: bool) -> Path:
+    """Where a bundle for ``target`` is written. Raises ``UsageError`` if none may be, before any work."""
+    # A link keeps pointing where it does: what it points to is replaced.
+    target = target.resolve() if target.is_symlink() else target.absolute()
+    with naming_system_errors(PairError, target):
+        check_target(target, force=force)
+    return target
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from c2c_export.building.kept_stages import KeptStages
 from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint
-from c2c_export.reading.checkpoints import ModelSource
+from c2c_export.reading.model_source import ModelSource
 from c2c_export.yardstick.eager import Caches
 from c2c_export.yardstick.golden import (
     CaseOutcome,

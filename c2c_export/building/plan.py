@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint
-from c2c_export.reading.checkpoints import ModelSource
+from c2c_export.reading.model_source import ModelSource
 from c2c_export.reading.weight_headers import num_parameters
 from c2c_runtime.errors import UnavailableError
 from c2c_runtime.machine.process_memory import available_bytes

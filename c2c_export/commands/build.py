@@ -10,11 +10,14 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.build_target import BACKENDS, ENGINE_DIALECTS, build_target
+from c2c_export.building.bundle_writer import checked_target
 from c2c_export.building.progress import Stages
 from c2c_export.commands.build_engines import print_engines
 from c2c_export.commands.loss_table import loss_table
 from c2c_export.commands.options import pair_source, receiver_option, sharers_option
+from c2c_export.pair.asked import AskedLimits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,10 +144,6 @@ def command(
     The pair is checked before anything is traced, and the result is compared with eager PyTorch
     before it gets its name.
     """
-    from c2c_export.building.build import build_bundle
-    from c2c_export.building.build_options import BuildOptions
-    from c2c_export.pair.limits import AskedLimits
-
     target = build_target(
         backend, targets, precision=precision, dialect=dialect, with_engines=not no_engines
     )
@@ -158,7 +157,11 @@ def command(
         with_baselines=with_baselines,
         use_cache=not no_cache,
     )
+    # What can be refused is refused before PyTorch is loaded, which takes seconds.
+    checked_target(output, force=force)
     source = pair_source(pair_text, receiver, sharers, fusers, multi_sharer)
+    from c2c_export.building.build import build_bundle
+
     console = Console(stderr=True)
     report = build_bundle(source, output, options, Stages(console=console))
     if as_json:

@@ -55,7 +55,8 @@ def command(
     """Write a fuser checkpoint in the published layout with random weights: for trying and
     benchmarking a pair whose fuser is not trained yet."""
     from c2c_export.fusers.init_fuser import init_fuser
-    from c2c_export.reading.checkpoints import model_dims, read_config, resolve_model
+    from c2c_export.reading.checkpoints import model_dims, read_config
+    from c2c_export.reading.model_source import resolve_model
 
     sources = [resolve_model(text) for text in (receiver, sharer)]
     receiver_dims, sharer_dims = (model_dims(read_config(source), source) for source in sources)

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from c2c_export.fusers.fuser import FuserShape, check_names, is_count
+from c2c_export.fusers.fuser import check_names, is_count
+from c2c_export.fusers.fuser_shape import FuserShape
 from c2c_runtime.bundle.names import Kind
 from c2c_runtime.errors import Problem
 

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import torch
 
-from c2c_export.fusers.fuser import FuserLayer, FuserShape, SectionLimits
+from c2c_export.fusers.fuser import FuserLayer, SectionLimits
 from c2c_export.fusers.fuser_classes import FUSER_CLASSES
+from c2c_export.fusers.fuser_shape import FuserShape
 from c2c_export.fusers.fuser_weights import check_weights, load_layer, read_state_dict
 from c2c_runtime.bundle.manifest import LayerLink
 from c2c_runtime.errors import PairError, Problem

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint
 from c2c_export.pair.demo import DEMO, demo_fuser, gemma3_gguf, smollm2_gguf
 from c2c_export.pair.pair_file import read_pair_file
 from c2c_export.pair.published import FUSER_REPOSITORY, PUBLISHED, PublishedPair
-from c2c_export.reading.checkpoints import ModelSource, resolve_model
 from c2c_export.reading.hub import download
-from c2c_runtime.bundle.manifest import ModelDims, Pair, SharerLink
+from c2c_export.reading.model_source import ModelSource, resolve_model
 from c2c_runtime.errors import PairError, Problem, UsageError
 
 MultiSharer = Literal["sequential", "parallel"]
@@ -110,34 +108,6 @@ def explicit_pair(
         name or "+".join(model.name for model in found),
         multi_sharer,
     )
-
-
-def pair_from_sources(
-    name: str,
-    receiver: ModelDims,
-    sharers: Sequence[tuple[ModelDims, FuserCheckpoint]],
-    alignments: Sequence[Literal["none", "first", "longest"]],
-    multi_sharer: MultiSharer = "sequential",
-) -> Pair:
-    """The pair as a bundle's manifest holds it, from what ``check_pair`` has let pass.
-
-    A Sharer keeps its layers up to the highest one that an open gate reads; none if all are closed.
-    """
-    links = []
-    for (dims, fuser), alignment in zip(sharers, alignments, strict=True):
-        layer_links = fuser.layer_links()
-        read = [link.sharer_layer for link in layer_links if link.key_gate or link.value_gate]
-        links.append(
-            SharerLink(
-                dims,
-                layer_links,
-                max(read, default=-1) + 1,
-                alignment,
-                fuser.fuses_whole_sections,
-                fuser.max_fused_len,
-            )
-        )
-    return Pair(name, receiver, tuple(links), multi_sharer)
 
 
 def _published_pair(published: PublishedPair, fusers: Sequence[Path]) -> PairSource:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from c2c_export.fusers.fuser import FuserShape
 from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint
+from c2c_export.fusers.fuser_shape import FuserShape
+from c2c_export.pair.asked import Alignment
 from c2c_export.pair.published import published_with_shape
 from c2c_runtime.bundle.manifest import Limits, ModelDims
 from c2c_runtime.errors import Problem
-
-Alignment = Literal["auto", "none", "first", "longest"]
 
 
 @dataclass(frozen=True)

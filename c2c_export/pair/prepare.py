@@ -10,10 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint, LinkedLayers, read_fuser
 from c2c_export.pair.alignment import same_ids
-from c2c_export.pair.limits import ANY_LIMITS, AskedLimits
-from c2c_export.pair.pair import PairSource, pair_from_sources
-from c2c_export.pair.preflight import Alignment, TokenizerFacts, check_pair
-from c2c_export.reading.checkpoints import ModelSource, eos_ids, model_dims, read_config
+from c2c_export.pair.asked import ANY_LIMITS, Alignment, AskedLimits
+from c2c_export.pair.links import pair_from_sources
+from c2c_export.pair.pair import PairSource
+from c2c_export.pair.preflight import TokenizerFacts, check_pair
+from c2c_export.reading.checkpoints import eos_ids, model_dims, read_config
+from c2c_export.reading.model_source import ModelSource
 from c2c_export.reading.tokenizers import load_tokenizer
 from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import Limits, ModelDims, Pair

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from c2c_export.fusers.fuser import FuserShape
+from c2c_export.fusers.fuser_shape import FuserShape
 
 FUSER_REPOSITORY = "nics-efc/C2C_Fuser"
 

@@ -10,10 +10,8 @@ import contextlib
 import copy
 import io
 import json
-import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,54 +25,11 @@ from transformers.utils import logging as transformers_logging
 
 from c2c_export.reading.architectures import ARCHITECTURES, check_architecture
 from c2c_export.reading.gguf_reading import plain_arrays
-from c2c_export.reading.hub import MODEL_PATTERNS, download
+from c2c_export.reading.model_source import OTHER_WAYS, ModelSource
 from c2c_export.reading.weight_headers import WeightHeader, gguf_headers, safetensors_headers
 from c2c_export.system_errors import missing, naming_system_errors
 from c2c_runtime.bundle.manifest import ModelDims
 from c2c_runtime.errors import PairError, Problem, UnavailableError
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_OTHER_WAYS = "give a local directory with config.json and model.safetensors, or a GGUF file"
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A checkpoint on this machine. ``gguf_file`` is a name inside ``directory``."""
-
-    text: str  # as it was given
-    directory: Path
-    gguf_file: str | None = None
-
-    @property
-    def name(self) -> str:
-        """A short name for people: the hub id, the directory's name, or the GGUF file's."""
-        if self.gguf_file is not None:
-            return Path(self.gguf_file).stem
-        return self.text if _HUB_ID.fullmatch(self.text) else self.directory.name
-
-    def __str__(self) -> str:
-        return str(self.directory / self.gguf_file if self.gguf_file else self.directory)
-
-
-def resolve_model(text: str) -> ModelSource:
-    """Find a checkpoint: a local directory, a local ``.gguf`` file, or a hub id (downloaded).
-
-    Raises PairError where there is none.
-    """
-    path = Path(text).expanduser()
-    if path.is_dir():
-        return ModelSource(text, path.resolve())
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            cause = missing(path) if path.is_symlink() else f"there is no GGUF file {path}"
-            raise _wrong(cause, "check the path")
-        return ModelSource(text, path.resolve().parent, path.name)
-    if path.is_file():
-        raise _wrong(f"{path} is a file, but no GGUF file", _OTHER_WAYS)
-    if _HUB_ID.fullmatch(text):
-        remedy = f"{_OTHER_WAYS} (there is no directory {text} here)"
-        return ModelSource(text, download(text, MODEL_PATTERNS, remedy, top_level_only=True))
-    raise _wrong(f"there is no directory {text}, and it is no hub id (org/name)", _OTHER_WAYS)
 
 
 def read_config(source: ModelSource) -> Any:
@@ -83,7 +38,7 @@ def read_config(source: ModelSource) -> Any:
         fields = _read_json(source.directory / "config.json", source)
         model_type = fields.get("model_type")
         if not isinstance(model_type, str):
-            raise _wrong(f"config.json of {source} names no model_type", _OTHER_WAYS)
+            raise _wrong(f"config.json of {source} names no model_type", OTHER_WAYS)
         if model_type not in CONFIG_MAPPING_NAMES:
             raise _wrong(
                 f"config.json of {source} has model_type {model_type}, which this version of "
@@ -209,7 +164,7 @@ def load_model(
         raise _missing_package(error) from error
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:500]
-        raise _wrong(f"the weights of {source} cannot be loaded: {detail}", _OTHER_WAYS) from error
+        raise _wrong(f"the weights of {source} cannot be loaded: {detail}", OTHER_WAYS) from error
     complaints = [
         *(f"weight {name} is missing" for name in sorted(report["missing_keys"])),
         *(f"weight {name} is not part of the model" for name in sorted(report["unexpected_keys"])),
@@ -249,7 +204,7 @@ def _read_json(path: Path, source: ModelSource) -> dict[str, Any]:
         raise _wrong(missing(path), "download the checkpoint again")
     if not path.is_file():
         found = sorted(source.directory.glob("*.gguf"))
-        remedy = f"give the file itself: {found[0]}" if found else _OTHER_WAYS
+        remedy = f"give the file itself: {found[0]}" if found else OTHER_WAYS
         raise _wrong(f"{source.directory} has no {path.name}", remedy)
     try:
         with naming_system_errors(PairError):

@@ -27,7 +27,7 @@ from benchmarks.demo_fuser.words import LANGUAGES, Word, read_words, split_words
 from c2c_export.eval.short_answers import short_answer
 from c2c_export.fusers.fuser_checkpoint import read_fuser
 from c2c_export.pair.demo import demo_fuser, word_sections
-from c2c_export.reading.checkpoints import resolve_model
+from c2c_export.reading.model_source import resolve_model
 from c2c_runtime import GenerationOptions, Session
 from c2c_runtime.sections.alignment import UNFUSED
 

@@ -14,9 +14,11 @@ from transformers import AutoConfig
 
 from benchmarks.full_size import checkpoints
 from benchmarks.full_size.checkpoints import config_names, model_on_meta, read_fields, write_pair
-from c2c_export.fusers.fuser import C2CFuserLayer, FuserShape
+from c2c_export.fusers.fuser import C2CFuserLayer
+from c2c_export.fusers.fuser_shape import FuserShape
 from c2c_export.pair.published import PUBLISHED
-from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_export.reading.checkpoints import load_model
+from c2c_export.reading.model_source import resolve_model
 
 # Of the public model cards; Gemma-3-1B's card says 1B, its weights hold this many.
 PARAMETERS = {

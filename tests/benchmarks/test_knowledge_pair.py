@@ -19,7 +19,8 @@ from benchmarks.knowledge_pair.scores import Score
 from benchmarks.knowledge_pair.task import task_lines
 from benchmarks.knowledge_pair.train import make_pair
 from c2c_export.fusers.fuser_checkpoint import read_fuser
-from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config
+from c2c_export.reading.model_source import resolve_model
 from c2c_runtime.bundle.bundle import read_manifest
 
 MAX_BYTES = 10_000_000

@@ -83,3 +83,36 @@ def test_an_unknown_command_or_option_is_a_usage_error(cli):
     assert cli("run", "bundle", "--nonsense").code == 2
     assert cli("run", "bundle", "--prompt-ids", "1,x").code == 2
     assert cli("run", "bundle", "--prompt-ids", "1", "--sections", "1").code == 2
+
+
+WITHOUT_TORCH = """
+import sys
+from c2c_export.cli import main
+sys.modules["torch"] = None  # importing it fails from here on
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "words"),
+    [
+        (["--pair", "nope+nada", "--fuser", "nowhere", "-o", "b"], 3, "there is no directory nope"),
+        (["--pair", "a+b", "--precision", "fp17", "-o", "b"], 2, "'fp17' is none of"),
+        (["--pair", "a+b", "--target", "toaster", "-o", "b"], 2, "no target toaster"),
+        (["--pair", "a+b", "--max-seq-len", "4", "-o", "b"], 2, "at least 16 tokens"),
+        (["--pair", "a+b", "-o", "."], 2, "exists"),
+        (["--pair", "missing.yaml", "-o", "b"], 3, "missing.yaml"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_pytorch_is_loaded(tmp_path, args, code, words):
+    called = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, "build", *args],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert called.returncode == code, called.stderr
+    assert words in called.stderr
+    assert list(tmp_path.iterdir()) == []

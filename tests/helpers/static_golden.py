@@ -19,7 +19,7 @@ from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.build_target import BuildTarget
 from c2c_export.building.progress import Stages
 from c2c_export.lowering.graph_options import GraphOptions
-from c2c_export.pair.limits import AskedLimits
+from c2c_export.pair.asked import AskedLimits
 from c2c_export.pair.pair import explicit_pair
 from c2c_runtime import Session
 from c2c_runtime.bundle import names

@@ -21,7 +21,7 @@ from tiny_models import tiny_pair
 from c2c_export.building.build import build_bundle
 from c2c_export.building.build_options import BuildOptions
 from c2c_export.building.progress import Stages
-from c2c_export.pair.limits import AskedLimits
+from c2c_export.pair.asked import AskedLimits
 from c2c_export.pair.pair import PairSource, explicit_pair
 from c2c_runtime.bundle.bundle import MANIFEST_NAME, dump_manifest, read_manifest, sha256_of
 from c2c_runtime.bundle.manifest import EngineSpec, FileEntry

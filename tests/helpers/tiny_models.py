@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from c2c_export.fusers.init_fuser import init_fuser
-from c2c_export.reading.checkpoints import model_dims, read_config, resolve_model
+from c2c_export.reading.checkpoints import model_dims, read_config
+from c2c_export.reading.model_source import resolve_model
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",

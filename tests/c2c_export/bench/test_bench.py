@@ -13,7 +13,7 @@ import pytest
 from tiny_bundles import copied, options_of, pair_paths, text_bundle
 
 from c2c_export.bench.peer import PeerSetup
-from c2c_export.reading.checkpoints import ModelSource
+from c2c_export.reading.model_source import ModelSource
 from c2c_runtime.backends.ort_backend import OrtBackend
 from c2c_runtime.errors import UnavailableError
 

@@ -15,7 +15,8 @@ from c2c_export.fusers.fuser import FuserLayer
 from c2c_export.graphs.export_graph import export_graph
 from c2c_export.graphs.export_model import export_sharer
 from c2c_export.passes.share_weights import ShareWeights
-from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config
+from c2c_export.reading.model_source import resolve_model
 
 WEIGHT = np.arange(6, dtype=np.float32)
 TRANSPOSED = np.arange(6, dtype=np.float32).reshape(3, 2).T  # does not lie in order

@@ -9,9 +9,10 @@ import torch
 from paths import GOLDEN
 from safetensors.torch import load_file
 
-from c2c_export.fusers.fuser import C2CFuserLayer, FuserShape
+from c2c_export.fusers.fuser import C2CFuserLayer
 from c2c_export.fusers.fuser_checkpoint import read_fuser
 from c2c_export.fusers.fuser_classes import FUSER_CLASSES
+from c2c_export.fusers.fuser_shape import FuserShape
 from c2c_runtime.bundle.names import KINDS
 
 FP32_CASES = sorted(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from paths import GOLDEN
 
-from c2c_export.fusers.fuser import FuserShape
 from c2c_export.fusers.fuser_checkpoint import read_fuser
+from c2c_export.fusers.fuser_shape import FuserShape
 from c2c_export.fusers.init_fuser import init_fuser, k_nearest, last_aligned
 from c2c_runtime.bundle.manifest import ModelDims
 from c2c_runtime.errors import UnavailableError, UsageError

@@ -19,7 +19,8 @@ from transformers import DynamicCache
 
 from c2c_export.graphs.export_model import export_receiver, export_sharer
 from c2c_export.lowering.graph_options import ORT
-from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config
+from c2c_export.reading.model_source import resolve_model
 from c2c_runtime.backends.host_memory import HostMemory
 from c2c_runtime.backends.ort_backend import OrtGraph
 from c2c_runtime.bundle import names

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from c2c_export.fusers.fuser import C2CFuserLayer, FuserShape
+from c2c_export.fusers.fuser import C2CFuserLayer
 from c2c_export.fusers.fuser_all_in_one import AllInOneFuserLayer
+from c2c_export.fusers.fuser_shape import FuserShape
 from c2c_export.graphs import fuser_functions
 from c2c_export.graphs.export_fuser import export_fuser
 from c2c_runtime.backends.ort_backend import OrtGraph

@@ -17,8 +17,9 @@ from tiny_models import tiny_pair
 
 from c2c_export.fusers.fuser_checkpoint import read_fuser
 from c2c_export.graphs.export_fuser import export_fuser
-from c2c_export.pair.pair import pair_from_sources
-from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_export.pair.links import pair_from_sources
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config
+from c2c_export.reading.model_source import resolve_model
 from c2c_export.yardstick.eager import ReceiverChain, clean_caches
 from c2c_runtime import GenerationOptions, Session
 from c2c_runtime.bundle import names

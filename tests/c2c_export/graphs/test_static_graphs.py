@@ -22,7 +22,8 @@ from trt_networks import parsed_layers
 
 from c2c_export.graphs.export_model import export_receiver, export_sharer
 from c2c_export.lowering.graph_options import GraphOptions
-from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config
+from c2c_export.reading.model_source import resolve_model
 from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import GraphSpec, Limits
 from c2c_runtime.bundle.precision import GraphPrecision

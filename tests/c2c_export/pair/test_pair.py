@@ -13,7 +13,8 @@ from tiny_models import tiny_pair
 
 from c2c_export.fusers.fuser_checkpoint import read_fuser
 from c2c_export.pair import demo
-from c2c_export.pair.pair import explicit_pair, pair_from_sources, parse_pair
+from c2c_export.pair.links import pair_from_sources
+from c2c_export.pair.pair import explicit_pair, parse_pair
 from c2c_export.pair.pair_file import read_pair_file
 from c2c_export.pair.preflight import check_pair
 from c2c_export.reading.checkpoints import model_dims, read_config

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from c2c_export.fusers.fuser import FuserShape
 from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint, FuserLayerSpec
+from c2c_export.fusers.fuser_shape import FuserShape
 from c2c_export.pair.preflight import TokenizerFacts, check_pair
 from c2c_export.pair.published import PUBLISHED, published_with_shape
 from c2c_runtime.bundle.manifest import Limits, ModelDims

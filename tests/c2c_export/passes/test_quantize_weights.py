@@ -9,7 +9,8 @@ from c2c_export.graphs.export_model import export_receiver
 from c2c_export.lowering.graph_options import GraphOptions
 from c2c_export.lowering.tracing import ATTENTION
 from c2c_export.passes.quantize_weights import QuantizeWeights, quantize
-from c2c_export.reading.checkpoints import load_model, model_dims, read_config, resolve_model
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config
+from c2c_export.reading.model_source import resolve_model
 from c2c_runtime.bundle.manifest import Limits
 from c2c_runtime.bundle.precision import GraphPrecision
 

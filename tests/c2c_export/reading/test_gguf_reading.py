@@ -9,8 +9,9 @@ import torch
 
 from c2c_export.pair import demo
 from c2c_export.reading import weight_headers
-from c2c_export.reading.checkpoints import load_model, read_config, resolve_model
+from c2c_export.reading.checkpoints import load_model, read_config
 from c2c_export.reading.gguf_reading import plain_arrays
+from c2c_export.reading.model_source import resolve_model
 from c2c_export.reading.weight_headers import gguf_headers
 from c2c_runtime.errors import UnavailableError
 

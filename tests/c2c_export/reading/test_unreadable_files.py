@@ -11,7 +11,8 @@ import pytest
 from tiny_models import tiny_model
 
 from c2c_export.reading import hub
-from c2c_export.reading.checkpoints import model_dims, read_config, resolve_model
+from c2c_export.reading.checkpoints import model_dims, read_config
+from c2c_export.reading.model_source import resolve_model
 from c2c_export.reading.tokenizers import load_tokenizer
 from c2c_runtime.errors import PairError, UnavailableError
 

@@ -11,7 +11,8 @@ from small_tokenizers import byte_level
 from tiny_models import tiny_model
 
 from c2c_export.building.build_target import build_target
-from c2c_export.reading.checkpoints import load_model, resolve_model
+from c2c_export.reading.checkpoints import load_model
+from c2c_export.reading.model_source import resolve_model
 from c2c_export.yardstick.loss_reference import loss_reference, num_loss_tokens, plan_loss
 from c2c_runtime.bundle.manifest import Limits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from c2c_export.pair.limits import AskedLimits
+from c2c_export.pair.asked import AskedLimits
 from c2c_runtime.bundle.manifest import Limits, ModelDims
 from c2c_runtime.errors import UsageError
 

@@ -1,12 +1,15 @@
-"""The capacities that a build is asked for, and what they become for the models of a pair."""
+"""What a build may be asked for: capacities, and how tokens are aligned. Known before PyTorch is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from c2c_runtime.bundle.manifest import Limits, ModelDims
 from c2c_runtime.errors import UsageError
+
+Alignment = Literal["auto", "none", "first", "longest"]
 
 DEFAULT_MAX_SEQ_LEN = 2048
 DEFAULT_MAX_PROMPT_LEN = 1024
