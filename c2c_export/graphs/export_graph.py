@@ -1,4 +1,4 @@
-"""Module -> ONNX file: trace, rewrite, save with external weights, describe.
+"""Module -> graph -> ONNX file: trace, rewrite, save with external weights, describe.
 
 Shared by the exports of Sharer, Receiver and Fuser, which only differ in module and signature.
 """
@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,22 +44,32 @@ class Signature:
     output_names: Sequence[str]
 
 
-def export_graph(
-    module: nn.Module,
-    signature: Signature,
-    role: str,
-    directory: Path,
-    options: GraphOptions,
-    functions: Callable[[], Iterable[ir.Function]] = tuple,
-) -> GraphSpec:
-    """Trace ``module`` and write ``<role>.onnx`` and ``<role>.onnx.data`` into ``directory``.
+def trace(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
+    """The graph that ``module`` computes, as it is traced: no pass has run yet."""
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            signature.args,
+            dynamo=True,
+            opset_version=opset,
+            optimize=False,  # apply_passes does what this would, without the slow rule matching
+            verbose=False,
+            dynamic_shapes=signature.dynamic_shapes,
+            input_names=list(signature.input_names),
+            output_names=list(signature.output_names),
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    return program.model
 
-    ``functions``: asked after the trace for what its calls stand for.
+
+def write_graph(
+    model: ir.Model, role: str, directory: Path, options: GraphOptions
+) -> GraphSpec:
+    """Rewrite a traced graph and write ``<role>.onnx`` and ``<role>.onnx.data`` into ``directory``.
+
     Returns the graph's description; its path is relative to the bundle's root, two folders up.
     """
-    model = trace(module, signature, options.lowering.opset)
-    for function in functions():
-        model.functions[function.identifier()] = function
     apply_passes(model, options.dialect)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{role}.onnx"
@@ -84,25 +94,6 @@ def export_graph(
         outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
         num_parameters=num_parameters,
     )
-
-
-def trace(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
-    """The graph that ``module`` computes, as it is traced: no pass has run yet."""
-    with torch.no_grad(), _quiet():
-        program = torch.onnx.export(
-            module.eval(),
-            signature.args,
-            dynamo=True,
-            opset_version=opset,
-            optimize=False,  # apply_passes does what this would, without the slow rule matching
-            verbose=False,
-            dynamic_shapes=signature.dynamic_shapes,
-            input_names=list(signature.input_names),
-            output_names=list(signature.output_names),
-        )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned nothing")
-    return program.model
 
 
 def _num_parameters(model: ir.Model) -> int:
