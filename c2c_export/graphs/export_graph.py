@@ -63,9 +63,7 @@ def trace(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
     return program.model
 
 
-def write_graph(
-    model: ir.Model, role: str, directory: Path, options: GraphOptions
-) -> GraphSpec:
+def write_graph(model: ir.Model, role: str, directory: Path, options: GraphOptions) -> GraphSpec:
     """Rewrite a traced graph and write ``<role>.onnx`` and ``<role>.onnx.data`` into ``directory``.
 
     Returns the graph's description; its path is relative to the bundle's root, two folders up.

@@ -7,7 +7,9 @@ is rather traced for nothing than repeated wrongly.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,32 +32,43 @@ def layer_kinds(layers: Sequence[nn.Module], config: Any, write_only: int | None
         for value in vars(config).values()
         if isinstance(value, list | tuple) and len(value) >= len(layers)
     ]
+    uses = Counter(weight for layer in layers for weight in {id(w) for w in _tensors(layer)})
+    shared = {weight for weight, num_layers in uses.items() if num_layers > 1}
     firsts: dict[Hashable, int] = {}
-    return [
-        firsts.setdefault(
-            (_facts(layer), _comparable([value[number] for value in stated]), number == write_only),
-            number,
-        )
-        for number, layer in enumerate(layers)
-    ]
+    kinds = []
+    for number, layer in enumerate(layers):
+        said = _comparable([value[number] for value in stated])
+        facts = _facts(layer, shared), said, number == write_only
+        kinds.append(firsts.setdefault(facts, number))
+    return kinds
 
 
-def _facts(module: nn.Module) -> Hashable:
-    """All that a module's computation depends on, but for what its weights hold."""
+def _tensors(layer: nn.Module) -> Iterator[torch.Tensor]:
+    return itertools.chain(layer.parameters(), layer.buffers())
+
+
+def _facts(module: nn.Module, shared: Container[int]) -> Hashable:
+    """All that a module's computation depends on, but for what its weights hold. A weight in ``shared``
+    has one name in a trace, that of another layer: layers of one kind must have the same."""
     attributes = {
         name: value
         for name, value in vars(module).items()
         if name != _NUMBER and name not in _TENSORS_AND_PARTS
     }
-    weights = {
-        name: None if weight is None else (tuple(weight.shape), weight.dtype, weight.stride())
+    weights = tuple(
+        (
+            name,
+            None if weight is None else (weight.shape, weight.dtype, weight.stride()),
+            id(weight) if id(weight) in shared else None,
+        )
         for held in (module._parameters, module._buffers)
         for name, weight in held.items()
-    }
-    parts = tuple(
-        (name, None if part is None else _facts(part)) for name, part in module._modules.items()
     )
-    return type(module), _comparable(attributes), _comparable(weights), parts
+    parts = tuple(
+        (name, None if part is None else _facts(part, shared))
+        for name, part in module._modules.items()
+    )
+    return type(module), _comparable(attributes), weights, parts
 
 
 def _comparable(value: object) -> Hashable:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from c2c_export.graphs.repeat_parts import (
     add_alike,
+    outputs_named,
     parameters_of,
     part_between,
     repeat_part,
@@ -68,7 +69,7 @@ def repeat_layers(
         first: part_between(
             graph,
             [begins[first].outputs[0], *values_named(graph, _own_names(root, first, weights))],
-            [ends[first].inputs[0], *_presents(graph, first)],
+            [ends[first].inputs[0], *outputs_named(graph, _presents(first))],
         )
         for number, first in enumerate(kinds)
         if number != first
@@ -89,8 +90,8 @@ def repeat_layers(
             for value in parts[first].own[1:]
         }
         (hidden, *presents), after = repeat_part(parts[first], given, after, f"layer_{number}")
-        for kind, present in zip(names.KINDS, presents, strict=True):
-            present.name = names.present(number, kind)
+        for name, present in zip(_presents(number), presents, strict=True):
+            present.name = name
             graph.outputs.append(present)
     for use in behind:
         use.node.replace_input_with(use.idx, hidden)
@@ -106,9 +107,8 @@ def _own_names(root: str, number: int, weights: Iterable[str]) -> list[str]:
     return [*pasts, *(name for name in weights if name.startswith(prefix))]
 
 
-def _presents(graph: ir.Graph, number: int) -> list[ir.Value]:
-    wanted = [names.present(number, kind) for kind in names.KINDS]
-    return [value for value in graph.outputs if value.name in wanted]
+def _presents(number: int) -> list[str]:
+    return [names.present(number, kind) for kind in names.KINDS]
 
 
 class _LeftOut(nn.Module):

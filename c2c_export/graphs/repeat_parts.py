@@ -82,7 +82,15 @@ def values_named(graph: ir.Graph, wanted: Iterable[str]) -> Iterator[ir.Value]:
     return (by_name[name] for name in wanted if name in by_name)
 
 
-def add_alike(graph: ir.Graph, like: ir.Value, name: str, weights: Mapping[str, Tensor]) -> ir.Value:
+def outputs_named(graph: ir.Graph, wanted: Iterable[str]) -> Iterator[ir.Value]:
+    """The outputs of ``graph`` that have one of these names."""
+    by_name = {str(value.name): value for value in graph.outputs}
+    return (by_name[name] for name in wanted if name in by_name)
+
+
+def add_alike(
+    graph: ir.Graph, like: ir.Value, name: str, weights: Mapping[str, Tensor]
+) -> ir.Value:
     """The graph's input or weight called ``name``. If it is not there yet: one of the type and shape of
     ``like``, a weight with what ``weights`` holds under that name, which is not copied."""
     for value in values_named(graph, [name]):

@@ -30,7 +30,9 @@ def graph_form(path: Path) -> list[tuple[object, ...]]:
         inputs = tuple(ids[value] for value in node.inputs)
         if node.op_type == "Shape" and node.inputs[0].is_graph_input():
             dims = [str(dim) for dim in node.inputs[0].shape]
-            inputs = tuple(dims[node.attributes.get_int("start", 0) : node.attributes.get_int("end")])
+            inputs = tuple(
+                dims[node.attributes.get_int("start", 0) : node.attributes.get_int("end")]
+            )
             attributes = []
         made = tuple(bool(value.name) for value in node.outputs)
         form.append((node.domain, node.op_type, tuple(attributes), inputs, made))
