@@ -1,4 +1,4 @@
-"""Module -> ONNX file: trace, rewrite, save with external weights, describe.
+"""Module -> graph -> ONNX file: trace, rewrite, save with external weights, describe.
 
 Shared by the exports of Sharer, Receiver and Fuser, which only differ in module and signature.
 """
@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from c2c_export.graphs.few_bits import quantize_weights, save_graph
 from c2c_export.lowering.graph_options import GraphOptions
 from c2c_export.lowering.rotary_tables import ROTARY_MODULE
 from c2c_export.passes import apply_passes
-from c2c_export.passes.matmul_nbits import FUSER_BLOCK, MODEL_BLOCK, MatMulNBits
-from c2c_export.passes.quantize_weights import QuantizeWeights
-from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import GraphSpec, ModelDims, TensorSpec
-
-# Weights smaller than this stay inside the .onnx file: shape inference and ORT's rewrites read them.
-_EXTERNAL_FROM_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -42,48 +37,6 @@ class Signature:
     dynamic_shapes: tuple[Any, ...]
     input_names: Sequence[str]
     output_names: Sequence[str]
-
-
-def export_graph(
-    module: nn.Module,
-    signature: Signature,
-    role: str,
-    directory: Path,
-    options: GraphOptions,
-    functions: Callable[[], Iterable[ir.Function]] = tuple,
-) -> GraphSpec:
-    """Trace ``module`` and write ``<role>.onnx`` and ``<role>.onnx.data`` into ``directory``.
-
-    ``functions``: asked after the trace for what its calls stand for.
-    Returns the graph's description; its path is relative to the bundle's root, two folders up.
-    """
-    model = trace(module, signature, options.lowering.opset)
-    for function in functions():
-        model.functions[function.identifier()] = function
-    apply_passes(model, options.dialect)
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{role}.onnx"
-    num_parameters = _num_parameters(model)
-    weights = options.precision.weights
-    if weights is not None and options.dialect == "ort":
-        block_size = FUSER_BLOCK if role == names.FUSER else MODEL_BLOCK
-        MatMulNBits(weights, block_size)(model)
-    elif weights is not None:
-        QuantizeWeights(weights)(model)
-    ir.save(
-        model,
-        path,
-        external_data=f"{role}.onnx.data",
-        size_threshold_bytes=_EXTERNAL_FROM_BYTES,
-    )
-    return GraphSpec(
-        role=role,
-        dialect=options.dialect,
-        path=f"graphs/{options.dialect}/{path.name}",
-        inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
-        outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
-        num_parameters=num_parameters,
-    )
 
 
 def trace(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
@@ -103,6 +56,25 @@ def trace(module: nn.Module, signature: Signature, opset: int) -> ir.Model:
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     return program.model
+
+
+def write_graph(model: ir.Model, role: str, directory: Path, options: GraphOptions) -> GraphSpec:
+    """Rewrite a traced graph and write ``<role>.onnx`` and ``<role>.onnx.data`` into ``directory``.
+
+    Returns the graph's description; its path is relative to the bundle's root, two folders up.
+    """
+    apply_passes(model, options.dialect)
+    num_parameters = _num_parameters(model)
+    quantize_weights(model, role, options)
+    path = save_graph(model, directory, role)
+    return GraphSpec(
+        role=role,
+        dialect=options.dialect,
+        path=f"graphs/{options.dialect}/{path.name}",
+        inputs=tuple(_tensor_spec(value) for value in model.graph.inputs),
+        outputs=tuple(_tensor_spec(value) for value in model.graph.outputs),
+        num_parameters=num_parameters,
+    )
 
 
 def _num_parameters(model: ir.Model) -> int:

@@ -7,17 +7,27 @@ mapped layer, and holds neither LM head nor final norm.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel
 
-from c2c_export.graphs.export_graph import Signature, cache_shape, example_cache, export_graph
+from c2c_export.graphs.export_graph import (
+    Signature,
+    cache_shape,
+    example_cache,
+    trace,
+    write_graph,
+)
+from c2c_export.graphs.layer_kinds import layer_kinds
+from c2c_export.graphs.repeat_layers import first_of_each_kind, repeat_layers
+from c2c_export.graphs.repeat_parts import parameters_of, put_in_order
 from c2c_export.lowering.convert_weights import convert_weights
 from c2c_export.lowering.graph_options import ORT, GraphOptions
 from c2c_export.lowering.operators import fuse_norms, fused_rotary
@@ -33,12 +43,19 @@ MakeCacheStep = Callable[..., CacheStep]
 class ReceiverGraph(nn.Module):
     """token ids and caches -> logits of the last token [batch, vocab_size] and the caches.
 
-    ``num_top``: also give the ids and values of so many of the largest logits; 0: do not.
+    ``layers``: numbers of those that have caches here. ``num_top``: also give the ids and values of so many of the largest logits; 0: do not.
     """
 
-    def __init__(self, model: PreTrainedModel, cache_step: MakeCacheStep, num_top: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        cache_step: MakeCacheStep,
+        layers: Sequence[int],
+        num_top: int,
+    ) -> None:
         super().__init__()
         self.model = model
+        self.layers = layers
         self.cache_step = cache_step
         self.num_top = num_top
         # A product of [batch, hidden] with the untransposed table lets a tied embedding be stored once.
@@ -53,7 +70,8 @@ class ReceiverGraph(nn.Module):
         key_positions: Tensor | None = None,
     ) -> tuple[list[Tensor], Caches]:
         """Shapes as in ``c2c_runtime.bundle.names``."""
-        step = self.cache_step(past, positions, past_length, key_positions)
+        caches = dict(zip(self.layers, past, strict=True))
+        step = self.cache_step(caches, positions, past_length, key_positions)
         logits = self.model(
             input_ids=token_ids, position_ids=positions, use_cache=False, cache_step=step
         ).logits.float()
@@ -61,19 +79,19 @@ class ReceiverGraph(nn.Module):
         if self.num_top:
             top = logits.topk(self.num_top)
             results += [top.indices, top.values]
-        return results, [step.present[layer] for layer in range(len(past))]
+        return results, [step.present[layer] for layer in self.layers]
 
 
 class SharerGraph(nn.Module):
-    """token ids and caches -> the caches of the first ``num_cached_layers`` layers."""
+    """token ids and caches -> the caches of ``layers``; of the last one nothing else is needed."""
 
     def __init__(
-        self, model: PreTrainedModel, cache_step: MakeCacheStep, num_cached_layers: int
+        self, model: PreTrainedModel, cache_step: MakeCacheStep, layers: Sequence[int]
     ) -> None:
         super().__init__()
         self.decoder = model.model
         self.cache_step = cache_step
-        self.num_cached_layers = num_cached_layers
+        self.layers = layers
 
     def forward(
         self,
@@ -84,11 +102,12 @@ class SharerGraph(nn.Module):
         key_positions: Tensor | None = None,
     ) -> Caches:
         """Shapes as in ``c2c_runtime.bundle.names``."""
+        caches = dict(zip(self.layers, past, strict=True))
         step = self.cache_step(
-            past, positions, past_length, key_positions, write_only_layer=self.num_cached_layers - 1
+            caches, positions, past_length, key_positions, write_only_layer=self.layers[-1]
         )
         self.decoder(input_ids=token_ids, position_ids=positions, use_cache=False, cache_step=step)
-        return [step.present[layer] for layer in range(len(past))]
+        return [step.present[layer] for layer in self.layers]
 
 
 def export_receiver(
@@ -105,10 +124,10 @@ def export_receiver(
     """
     num_top = 0 if options.dialect == "ort" else min(names.MAX_TOP_LOGITS, dims.vocab_size)
     outputs = [names.LOGITS, *([names.TOP_IDS, names.TOP_LOGITS] if num_top else [])]
-    signature = _signature(dims, dims.num_layers, outputs, options)
     with lowered(model, options) as cache_step:
-        graph = ReceiverGraph(model, cache_step, num_top)
-        return export_graph(graph, signature, role, directory, options)
+        make_graph = partial(ReceiverGraph, model, cache_step, num_top=num_top)
+        traced = _trace(model, make_graph, dims, outputs, None, options)
+    return write_graph(traced, role, directory, options)
 
 
 def export_sharer(
@@ -126,10 +145,31 @@ def export_sharer(
     """
     model.model.layers = model.model.layers[:num_cached_layers]
     model.config.num_hidden_layers = num_cached_layers
-    signature = _signature(dims, num_cached_layers, [], options)
     with lowered(model, options) as cache_step:
-        graph = SharerGraph(model, cache_step, num_cached_layers)
-        return export_graph(graph, signature, role, directory, options)
+        make_graph = partial(SharerGraph, model, cache_step)
+        traced = _trace(model, make_graph, dims, [], num_cached_layers - 1, options)
+    return write_graph(traced, role, directory, options)
+
+
+def _trace(
+    model: PreTrainedModel,
+    make_graph: Callable[..., nn.Module],
+    dims: ModelDims,
+    outputs: list[str],
+    write_only_layer: int | None,
+    options: GraphOptions,
+) -> ir.Model:
+    """The graph of all layers, of which one of each kind is traced. ``make_graph(layers=...)``: the
+    module that computes the caches of some layers."""
+    layers = model.model.layers
+    kinds = layer_kinds(layers, model.config, write_only_layer)
+    graph = make_graph(layers=sorted(set(kinds)))
+    with first_of_each_kind(layers, kinds):
+        signature = _signature(dims, graph.layers, outputs, options)
+        traced = trace(graph, signature, options.lowering.opset)
+    repeat_layers(traced, graph, layers, kinds)
+    put_in_order(traced.graph, *_names(dims, range(len(layers)), outputs), parameters_of(graph))
+    return traced
 
 
 @contextmanager
@@ -152,13 +192,11 @@ def lowered(model: PreTrainedModel, options: GraphOptions) -> Iterator[MakeCache
 
 
 def _signature(
-    dims: ModelDims, num_layers: int, outputs: list[str], options: GraphOptions
+    dims: ModelDims, layers: Sequence[int], outputs: list[str], options: GraphOptions
 ) -> Signature:
     batch, tokens = Dim("batch", min=1), Dim("tokens", min=1)
     cache_dims = cache_shape(options)
-    caches = [
-        (example_cache(dims, options), example_cache(dims, options)) for _ in range(num_layers)
-    ]
+    caches = [(example_cache(dims, options), example_cache(dims, options)) for _ in layers]
     max_seq_len = caches[0][0].shape[2]
     token_ids = torch.zeros(2, 5, dtype=torch.int64)
     positions = torch.arange(5).expand(2, 5).contiguous()
@@ -168,13 +206,21 @@ def _signature(
         {0: batch, 1: tokens},
         {0: batch, 1: tokens},
         {0: batch},
-        [(cache_dims, cache_dims)] * num_layers,
+        [(cache_dims, cache_dims)] * len(caches),
     ]
-    pasts = [names.past(layer, kind) for layer in range(num_layers) for kind in names.KINDS]
-    presents = [names.present(layer, kind) for layer in range(num_layers) for kind in names.KINDS]
-    inputs = [names.TOKEN_IDS, names.POSITIONS, names.PAST_LENGTH, *pasts]
     if dims.sliding_window is not None:
         args.append(torch.zeros(2, max_seq_len, dtype=torch.int64))
         shapes.append({0: batch} | ({1: cache_dims[2]} if 2 in cache_dims else {}))
-        inputs.append(names.KEY_POSITIONS)
-    return Signature(tuple(args), tuple(shapes), inputs, [*outputs, *presents])
+    inputs, outputs = _names(dims, layers, outputs)
+    return Signature(tuple(args), tuple(shapes), inputs, outputs)
+
+
+def _names(
+    dims: ModelDims, layers: Sequence[int], outputs: list[str]
+) -> tuple[list[str], list[str]]:
+    """All inputs and outputs of a graph with the caches of ``layers``, in its order."""
+    pasts = [names.past(layer, kind) for layer in layers for kind in names.KINDS]
+    presents = [names.present(layer, kind) for layer in layers for kind in names.KINDS]
+    inputs = [names.TOKEN_IDS, names.POSITIONS, names.PAST_LENGTH, *pasts]
+    inputs += [names.KEY_POSITIONS] if dims.sliding_window is not None else []
+    return inputs, [*outputs, *presents]

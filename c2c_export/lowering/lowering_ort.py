@@ -10,6 +10,7 @@ not take (it wants multiples of 8): TensorScatter, then Attention over the valid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -38,7 +39,7 @@ class OrtCacheStep:
     [batch, tokens], ``past_length`` [batch], ``key_positions`` [batch, max_seq_len] or None.
     """
 
-    past: list[tuple[Tensor, Tensor]]
+    past: Mapping[int, tuple[Tensor, Tensor]]  # by layer
     positions: Tensor
     past_length: Tensor
     key_positions: Tensor | None

@@ -10,6 +10,7 @@ with the query, would spoil the sum over the values.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +28,7 @@ class StaticCacheStep(ABC):
     [batch, max_seq_len] or None.
     """
 
-    past: list[tuple[Tensor, Tensor]]
+    past: Mapping[int, tuple[Tensor, Tensor]]  # by layer
     positions: Tensor
     past_length: Tensor
     key_positions: Tensor | None
