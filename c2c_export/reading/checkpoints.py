@@ -210,7 +210,7 @@ def _read_json(path: Path, source: ModelSource) -> dict[str, Any]:
         with naming_system_errors(PairError):
             text = path.read_text("utf-8")
         fields = json.loads(text)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise _wrong(f"{path} is not readable as JSON: {error}", "download it again") from error
     if not isinstance(fields, dict):
         raise _wrong(f"{path} holds no JSON object", "download it again")

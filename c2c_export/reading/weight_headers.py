@@ -41,7 +41,7 @@ def safetensors_headers(directory: Path) -> dict[str, WeightHeader]:
             headers |= _headers_of_file(path)
         except PairError as error:
             problems += error.problems
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             problems.append(
                 Problem(f"{path} cannot be read, it may be cut short: {error}", "download it again")
             )
@@ -91,7 +91,7 @@ def gguf_headers(path: Path) -> dict[str, WeightHeader]:
         with naming_system_errors(PairError):
             status = path.stat()
             tensors = _gguf_tensors(path, status.st_size, status.st_mtime_ns)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
         raise PairError("", [problem]) from error
     return {
