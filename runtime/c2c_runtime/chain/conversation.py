@@ -206,8 +206,8 @@ class Conversation:
         )
         self.load_sharers()
         with self._all_or_nothing():
-            for cache in self.sharers if loose else ():
-                cache.skip(loose.span)
+            for cache in self.sharers:
+                cache.skip(loose.span if loose else 0)
             self._run(plan, sum(section.span for section in sections))
             num_left_ids = 0 if plan.writes_receiver else record.num_left_ids - plan.num_held_ids
             record.add_sections([loose, *sections] if loose else sections, num_left_ids)
