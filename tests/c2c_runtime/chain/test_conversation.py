@@ -78,6 +78,36 @@ def test_a_section_that_makes_no_sense_is_refused_and_nothing_changes(session, c
     assert lengths(conversation) == [(0, 0), (0, 0)]
 
 
+@pytest.mark.parametrize("wrong", [-1, 424, 2**70, 5.5, "5", None])
+def test_what_is_no_id_of_the_receiver_is_refused_wherever_ids_come_in(session, wrong):
+    conversation = session.conversation()
+    ids = (*IDS[:3], wrong)
+    first, last = session.sections_of_ids(IDS[:5])
+    fused = replace(first, receiver_ids=ids)
+    others = replace(
+        first, sharer_ids=((*first.sharer_ids[0][:3], 640 if wrong == 424 else wrong),)
+    )
+    end = replace(last, receiver_ids=ids, span=4)
+    calls = [
+        lambda: conversation.append(ids, first.sharer_ids, first.mask),
+        lambda: conversation.extend([first, fused]),
+        lambda: conversation.extend([first, others]),
+        lambda: conversation.prefill([fused, last]),
+        lambda: conversation.prefill([others, last]),
+        lambda: conversation.prefill([first, end]),
+        lambda: conversation.decode(ids),
+        lambda: conversation.decode([wrong]),
+        lambda: session.answer([fused, last], conversation=conversation).finish(),
+        lambda: answer_batch(session, [[first, last], [fused, last]]),
+        lambda: answer_batch(session, [[first, end]]),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="token id") as error:
+            call()
+        assert error.value.remedy
+    assert lengths(conversation) == [(0, 0), (0, 0)]
+
+
 def test_an_error_in_the_middle_of_a_section_is_undone(session, monkeypatch):
     conversation = session.conversation()
     conversation.append(*section(session, IDS[:10]))
