@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from benchmarks.demo_fuser.words import Word
 from c2c_export.pair import demo
-from c2c_runtime.text.text_to_text import Message, Prompt, TextToText
+from c2c_runtime.text.messages import Message
+from c2c_runtime.text.text_to_text import Prompt, TextToText
 
 EXAMPLES = tuple(Word(language, text, (gloss,)) for language, text, gloss in demo.EXAMPLES)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from c2c_runtime.text.text_to_text import Message, Prompt, TextToText
+from c2c_runtime.text.messages import Message
+from c2c_runtime.text.text_to_text import Prompt, TextToText
 
 
 class FactByText(TextToText):

@@ -22,11 +22,18 @@ class TokenizerFacts:
 
     ``receiver`` and ``sharers``: whether each model has one. ``same_ids``, one a Sharer: whether no
     id stands for different tokens on the two sides; None where a tokenizer is missing.
+    ``num_receiver_ids``: one more than the largest id of a Receiver's token; None without its tokenizer.
     """
 
     receiver: bool
     sharers: tuple[bool, ...]
     same_ids: tuple[bool | None, ...]
+    num_receiver_ids: int | None = None
+
+    def reach_beyond(self, sharer: ModelDims) -> bool:
+        """Whether a token of the Receiver has an id for which this Sharer has no embedding. Rows that pad
+        the Receiver's own embeddings are nobody's tokens."""
+        return self.num_receiver_ids is not None and self.num_receiver_ids > sharer.vocab_size
 
 
 def check_pair(
@@ -130,6 +137,12 @@ def _alignment_problems(
             yield Problem(
                 f"--alignment none, but the tokenizers of the Receiver and Sharer {number} give "
                 f"one id different tokens {sizes}",
+                "use --alignment longest, or auto",
+            )
+        elif same_ids and alignment == "none" and facts.reach_beyond(sharer):
+            yield Problem(
+                f"--alignment none, but tokens of the Receiver have ids beyond the vocabulary of Sharer "
+                f"{number} {sizes}",
                 "use --alignment longest, or auto",
             )
         elif same_ids is None and sharer.vocab_size < receiver.vocab_size:

@@ -68,7 +68,7 @@ def prepare_pair(
         raise PairError(f"the pair {source.name} cannot be built:", problems)
 
     receiver, *sharers = known_dims
-    facts = _tokenizer_facts(tokenizers)
+    facts = _tokenizer_facts(tokenizers, receiver.vocab_size)
     limits = asked_limits.of(known_dims)
     problems += check_pair(
         receiver, sharers, known_fusers, alignment=alignment, tokenizers=facts, limits=limits
@@ -77,8 +77,8 @@ def prepare_pair(
         raise PairError(f"the pair {source.name} cannot be built:", problems)
 
     alignments = [
-        _resolve_alignment(alignment, same, fuser)
-        for same, fuser in zip(facts.same_ids, known_fusers, strict=True)
+        _resolve_alignment(alignment, same is not False and not facts.reach_beyond(sharer), fuser)
+        for same, sharer, fuser in zip(facts.same_ids, sharers, known_fusers, strict=True)
     ]
     pair = pair_from_sources(
         source.name,
@@ -120,8 +120,12 @@ def _read_dims(model: ModelSource) -> ModelDims:
     return model_dims(read_config(model), model)
 
 
-def _tokenizer_facts(tokenizers: Sequence[PreTrainedTokenizerBase | None]) -> TokenizerFacts:
+def _tokenizer_facts(
+    tokenizers: Sequence[PreTrainedTokenizerBase | None], receiver_vocab_size: int
+) -> TokenizerFacts:
     receiver, *sharers = tokenizers
+    known = () if receiver is None else receiver.get_vocab().values()
+    own_ids = [id for id in known if id < receiver_vocab_size]
     return TokenizerFacts(
         receiver is not None,
         tuple(sharer is not None for sharer in sharers),
@@ -129,17 +133,18 @@ def _tokenizer_facts(tokenizers: Sequence[PreTrainedTokenizerBase | None]) -> To
             None if receiver is None or sharer is None else same_ids(receiver, sharer)
             for sharer in sharers
         ),
+        max(own_ids) + 1 if own_ids else None,
     )
 
 
 def _resolve_alignment(
-    asked: Alignment, same: bool | None, fuser: FuserCheckpoint
+    asked: Alignment, can_share_ids: bool, fuser: FuserCheckpoint
 ) -> Literal["none", "first", "longest"]:
-    """``auto``: none where ids mean the same on both sides (or nobody can tell), else what the Fuser
-    was trained with, else the paper's choice."""
+    """``auto``: none where every id of the Receiver means the same to the Sharer (or nobody can tell),
+    else what the Fuser was trained with, else the paper's choice."""
     if asked != "auto":
         return asked
-    if same is None or same:
+    if can_share_ids:
         return "none"
     trained_with = fuser.alignment
     return "longest" if trained_with in (None, "none") else trained_with

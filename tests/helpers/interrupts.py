@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from linecache import getline
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 from c2c_runtime.backends.ort_backend import BoundOrtGraph
+
+Trace = Callable[..., Any]
 
 
 def heeds_ctrl_c() -> None:
@@ -26,3 +35,30 @@ def interrupt_run(monkeypatch, number):
         start(graph)
 
     monkeypatch.setattr(BoundOrtGraph, "start", interrupted)
+
+
+@contextmanager
+def interrupted_line(number: int, folder: Path) -> Iterator[None]:
+    """Ctrl-C before the ``number``-th line, from 0, that Python runs of the files in ``folder``. Nothing
+    happens where it runs fewer. Lines of ``with`` do not count: they come again at the end, and there
+    Python heeds Ctrl-C only when the context is left."""
+    num_lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Trace | None:
+        nonlocal num_lines
+        path = frame.f_code.co_filename
+        if Path(path).parent != folder:
+            return None
+        if event != "line" or getline(path, frame.f_lineno).lstrip().startswith("with "):
+            return trace
+        num_lines += 1
+        if num_lines > number:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

@@ -22,6 +22,7 @@ from c2c_runtime.answers.generation import (
 from c2c_runtime.answers.session import Session
 from c2c_runtime.backends.backend import BoundGraph
 from c2c_runtime.bundle import names
+from c2c_runtime.chain.all_or_nothing import AllOrNothing
 from c2c_runtime.chain.bound_model import has_top_logits, logits_outputs
 from c2c_runtime.chain.conversation import Conversation, StageTimes
 from c2c_runtime.chain.kv_cache import allocate_cache, allocate_rows, cache_bindings
@@ -71,23 +72,28 @@ class Batch:
         return conversation.prefill(sections), conversation.times
 
     def decode(self, ids: Sequence[int]) -> list[Logits]:
-        """One step of the first ``len(ids)`` rows; each row's logits, which the next call overwrites."""
+        """One step of the first ``len(ids)`` rows; each row's logits, which the next call overwrites.
+
+        A step that fails leaves every row as it was.
+        """
         num_rows = len(ids)
-        for row, token_id in enumerate(ids):
-            self._token_ids[row] = token_id
-            self._positions[row] = self.rows[row].claim_one()
-            self._past_length[row] = self.rows[row].length
-        step = self._step(num_rows)
-        step.start()
-        step.wait()
-        for row in range(num_rows):
-            self.rows[row].advance(1)
+        with AllOrNothing(*self.rows[:num_rows]):
+            for row, token_id in enumerate(ids):
+                self._token_ids[row] = token_id
+                self._positions[row] = self.rows[row].claim_one()
+                self._past_length[row] = self.rows[row].length
+            step = self._step(num_rows)
+            step.start()
+            step.wait()
+            for row in range(num_rows):
+                self.rows[row].advance(1)
         has_top = has_top_logits(self._opened.graph(names.RECEIVER))
         return [Logits(step, row, has_top=has_top) for row in range(num_rows)]
 
     def move(self, source: int, target: int) -> None:
         """Copy a row's valid part over another row."""
         old, new = self.rows[source], self.rows[target]
+        new.reset()
         for key, buffer in old.buffers.items():
             old.memory.copy(buffer, new.buffers[key], old.length)
         new.key_positions[:, : old.length] = old.key_positions[:, : old.length]

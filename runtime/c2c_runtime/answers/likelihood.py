@@ -10,6 +10,7 @@ import numpy as np
 from c2c_runtime.chain.conversation import Conversation
 from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import Section
+from c2c_runtime.sections.token_ids import check_ids
 
 LogProbs = tuple[float, ...]
 
@@ -27,19 +28,21 @@ class ContinuationScorer:
     def score(self, ids: Sequence[int]) -> LogProbs:
         """Natural log-probability of each of ``ids`` after the prompt and the ids before it.
 
-        The caches are at the prompt's end again afterwards.
+        The caches are at the prompt's end again afterwards, also after an error.
+        Raises ``UsageError`` for ids that are not the Receiver's.
         """
-        if not ids:
+        if len(ids) == 0:
             raise UsageError("a continuation without tokens has no likelihood", "give some text")
+        check_ids(ids, len(self._first))
         found = [float(self._first[ids[0]])]
-        num_run = 0
+        cache = self._conversation.receiver
+        prompt_end = cache.length
         try:
             for previous, token_id in pairwise(ids):
                 logits = self._conversation.decode([previous])
-                num_run += 1
                 found.append(float(log_softmax(logits.numpy())[token_id]))
         finally:
-            self._conversation.rewind(num_run)
+            self._conversation.rewind(cache.length - prompt_end)
         return tuple(found)
 
 

@@ -18,6 +18,7 @@ from c2c_runtime.sections.alignment import (
     sections_from_ids,
 )
 from c2c_runtime.sections.section_texts import SectionText, sections_from_texts
+from c2c_runtime.text.messages import Message
 from c2c_runtime.text.tokenizer import Tokenizer
 
 
@@ -66,8 +67,7 @@ class PromptReader:
         self, ids: Sequence[int], sections: Sequence[tuple[int, int]] | None = None
     ) -> list[Section]:
         """Sections of Receiver ids: (length, Sharer mask) each, or all tokens but the last fused."""
-        vocab_size = self.opened.bundle.manifest.pair.receiver.vocab_size
-        return sections_from_ids(ids, self._alignments, sections, vocab_size)
+        return sections_from_ids(ids, self._alignments, sections)
 
     def sections_of_text(self, text: str) -> list[Section]:
         """Sections of a plain prompt, without a chat template: all tokens but the last fused."""
@@ -76,7 +76,7 @@ class PromptReader:
         return self.sections_of_ids(self.tokenizer().encode(text))
 
     def sections_of_chat(
-        self, messages: Sequence[dict[str, str]], *, enable_thinking: bool = False
+        self, messages: Sequence[Message], *, enable_thinking: bool = False
     ) -> list[Section]:
         """Sections of a chat: message content fused, template tokens not."""
         return sections_from_chat(
@@ -94,7 +94,7 @@ class PromptReader:
         )
 
     def sections_of(
-        self, prompt: str | Sequence[dict[str, str]], *, enable_thinking: bool = False
+        self, prompt: str | Sequence[Message], *, enable_thinking: bool = False
     ) -> list[Section]:
         """Sections of a plain prompt or of a chat."""
         if isinstance(prompt, str):

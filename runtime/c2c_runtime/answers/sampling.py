@@ -1,7 +1,8 @@
 """LogitArray -> the next token id. Order and definitions are those of transformers' generate.
 
 repetition penalty -> temperature -> top_k -> top_p -> draw. Temperature 0 is greedy: the penalty,
-then the first of the highest logits.
+then the first of the highest logits. So is one so small that float32 cannot hold the highest logit
+divided by it: no other token has a chance then.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from c2c_runtime.errors import C2CError, UsageError
 LogitArray = npt.NDArray[np.float32]
 TokenIds = Sequence[int] | npt.NDArray[np.integer[Any]]
 
+_TINY = float(np.finfo(np.float32).tiny)
+_HUGE = float(np.finfo(np.float32).max)
 _FIRST_CANDIDATES = 1024  # how many of the most likely tokens top_p looks at first
 
 
@@ -54,8 +57,8 @@ class SamplingOptions:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether the result does not depend on chance."""
-        return self.temperature == 0.0
+        """Whether the result does not depend on chance: temperature 0, and what float32 rounds to it."""
+        return float(_float32(self.temperature)) == 0.0
 
 
 class Sampler:
@@ -89,12 +92,13 @@ class Sampler:
                 "run `c2c-export verify` on the bundle; a build in fp32 tells whether the "
                 "precision is the cause",
             )
-        if self.options.is_greedy:
+        if self.options.is_greedy or not _is_divisible(logits[best], self.options.temperature):
             return best
         ids, kept = _kept(logits, self.options)
         cumulative = np.cumsum(_weights(kept))
-        index = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(ids[min(int(index), len(ids) - 1)])
+        # Below the sum, also where the product is rounded: nothing without a chance is drawn.
+        drawn = min(self._random.random() * cumulative[-1], np.nextafter(cumulative[-1], 0.0))
+        return int(ids[np.searchsorted(cumulative, drawn, side="right")])
 
 
 def _num_needed(options: SamplingOptions) -> int:
@@ -120,11 +124,15 @@ def _penalised(logits: LogitArray, previous_ids: TokenIds, penalty: float) -> Lo
     """LogitArray of ids seen before made less likely, once each; a copy unless nothing changes."""
     if penalty == 1.0 or len(previous_ids) == 0:
         return logits
+    penalty = min(max(penalty, _TINY), _HUGE)  # no zero and no infinity in float32
     seen = np.asarray(previous_ids, dtype=np.int64)
     seen = seen[(seen >= 0) & (seen < logits.shape[0])]
     result = logits.copy()
     scores = result[seen]
-    result[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
+    with np.errstate(over="ignore"):
+        changed = np.where(scores < 0, scores * penalty, scores / penalty)
+    # What was finite stays so, and -inf, a token that is ruled out, stays ruled out.
+    result[seen] = np.where(np.isfinite(scores), changed.clip(-_HUGE, _HUGE), scores)
     return result
 
 
@@ -132,7 +140,10 @@ def _kept(
     logits: LogitArray, options: SamplingOptions
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     """Ids that may be drawn, ascending, and their logits after temperature."""
-    scores = logits / np.float32(options.temperature)
+    with np.errstate(
+        over="ignore"
+    ):  # the highest is not, see ``_is_divisible``; others may be -inf
+        scores = logits / _float32(options.temperature)
     ids = np.arange(len(scores))
     if 0 < options.top_k < len(scores):
         ids = _at_least_kth(scores, options.top_k)
@@ -185,7 +196,22 @@ def _weights(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 def _is_real(value: object, least: float) -> bool:
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
-    return math.isfinite(value) and float(value) >= least
+    try:
+        number = float(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+    return math.isfinite(number) and number >= least
+
+
+def _is_divisible(logit: np.float32, temperature: float) -> bool:
+    """Whether float32 holds the logit after temperature."""
+    with np.errstate(over="ignore"):
+        return math.isfinite(logit / _float32(temperature))
+
+
+def _float32(value: float) -> np.float32:
+    """The nearest float32; of what is larger than all, the largest."""
+    return np.float32(min(value, _HUGE))
 
 
 def _is_count(value: object) -> bool:

@@ -22,6 +22,7 @@ from c2c_runtime.chain.open_bundle import OpenBundle
 from c2c_runtime.machine.backend_choice import Wish
 from c2c_runtime.sections.alignment import Section
 from c2c_runtime.sections.section_texts import SectionText
+from c2c_runtime.text.messages import Message
 from c2c_runtime.text.text_to_text import Prompt
 from c2c_runtime.text.tokenizer import Tokenizer
 
@@ -122,7 +123,11 @@ class Session:
         limits = self.bundle.manifest.limits
         num_tokens = max(1, min(limits.max_prompt_len, limits.max_seq_len - 2, _WARM_UP_TOKENS))
         conversation = self.conversation()
-        conversation.prefill(self.sections_of_ids([0] * (num_tokens + 1)))
+        *fused, last = self.sections_of_ids([0] * (num_tokens + 1))
+        conversation.extend(
+            fused
+        )  # not `prefill`, which keeps a beginning of a prompt, or finds one
+        conversation.decode(last.receiver_ids)
         conversation.decode([0])
 
     def conversation(self) -> Conversation:
@@ -168,7 +173,7 @@ class Session:
         return self.reader.sections_of_text(text)
 
     def sections_of_chat(
-        self, messages: Sequence[dict[str, str]], *, enable_thinking: bool = False
+        self, messages: Sequence[Message], *, enable_thinking: bool = False
     ) -> list[Section]:
         """Sections of a chat: message content fused, template tokens not."""
         return self.reader.sections_of_chat(messages, enable_thinking=enable_thinking)
@@ -228,7 +233,7 @@ class Session:
         check_mode_of_ids(options.mode, self.bundle)
         return Answer(self.reader, conversation, sections, options)
 
-    def chat(self, messages: Sequence[dict[str, str]], **options: Any) -> Iterator[Piece]:
+    def chat(self, messages: Sequence[Message], **options: Any) -> Iterator[Piece]:
         """Stream the answer to a chat. Options are those of ``GenerationOptions``."""
         return iter(self.ask(messages, GenerationOptions(**options)))
 

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from c2c_runtime.bundle import names
+from c2c_runtime.chain.all_or_nothing import AllOrNothing
 from c2c_runtime.chain.bound_fuser import BoundFuser
 from c2c_runtime.chain.bound_model import BoundModel
-from c2c_runtime.chain.kv_cache import AllOrNothing, KVCache, allocate_cache
+from c2c_runtime.chain.kv_cache import KVCache, allocate_cache
 from c2c_runtime.chain.logits import Logits
 from c2c_runtime.chain.open_bundle import OpenBundle
-from c2c_runtime.chain.section_passes import Reading, even_parts, plan_passes
+from c2c_runtime.chain.section_passes import Reading, SectionPasses, even_parts, plan_passes
 from c2c_runtime.chain.section_record import SectionRecord
 from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import UNFUSED, Section
@@ -41,7 +43,8 @@ class Conversation:
     """Caches and bound graphs of one conversation. Buffers are allocated once.
 
     Not for several threads at once; several conversations of one open bundle are independent.
-    A failed call leaves the caches as they were before it.
+    A call that fails, also by Ctrl-C, leaves the caches as they were before it. Only ``prefill`` does
+    so for ``UsageError`` and ``CapacityError`` alone: see there.
     """
 
     def __init__(
@@ -90,18 +93,20 @@ class Conversation:
         prompt's beginning is kept, so a chat's next turn costs only what it adds: sections that
         begin the same way stay, and an answer that the Receiver decoded and the new prompt repeats
         is not run through it again, only read by the Sharers and fused.
-        Raises ``UsageError`` and ``CapacityError`` before anything is written.
+        Raises ``UsageError`` and ``CapacityError`` before anything changes. Any other error, Ctrl-C for
+        one, comes when the caches have gone back to what they share with the prompt: they then hold
+        some of its first sections, perhaps none, and the next prompt, this one or another, is answered
+        as in a new conversation.
         """
         self.require(sections)
         *fused, last = sections
-        self._record.keep_common(fused)
+        with self._all_or_nothing():
+            self._record.keep_common(fused)
         self._opened.prefixes.restore(self._record, self.receiver, self.sharers, fused)
-        self.extend(fused[len(self._record.sections) :])
+        self._extend(fused[len(self._record.sections) :])
         self.keep()
         start = time.perf_counter()
-        self._record.drop_loose_ids()
-        logits = self.decode(last.receiver_ids)
-        self.receiver.skip(last.span - len(last.receiver_ids))
+        logits = self._decode(last.receiver_ids, last.span)
         self.times.receiver_prefill_s += time.perf_counter() - start
         return logits
 
@@ -130,68 +135,29 @@ class Conversation:
         The caches then hold what one ``append`` a section would leave in them. A call that fails has
         run none of them. Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
-        if not sections:
-            return
         for section in sections:
             self._rules.check_section(section)
-        num_held = self._record.num_adoptable(sections)
-        plan = plan_passes(
-            sections,
-            self.receiver,
-            self.sharers,
-            num_held=num_held,
-            unread_span=self._record.unread_span,
-            is_fusing=self._opened.bundle.has_graph(names.FUSER),
-        )
-        self.load_sharers()
-        fuser = self._fuser()
-        loose_ids = self._record.begin(plan.num_held_ids)
-        with AllOrNothing(self.receiver, *self.sharers):
-            span = sum(section.span for section in sections)
-            ends = [cache.next_position + span for cache in (self.receiver, *self.sharers)]
-            self.receiver.advance(plan.num_held_ids)
-            sharers = [
-                (self._sharer(number), reading)
-                for number, reading in enumerate(plan.sharers, start=1)
-                if reading.ids
-            ]
-            for receiver_pass in plan.receiver:
-                self._read_together([(self._receiver, receiver_pass.reading), *sharers])
-                sharers = []
-                if fuser is not None and receiver_pass.fused is not None:
-                    start = time.perf_counter()
-                    fuser.fuse(receiver_pass.fused, self._fused_chunk)
-                    self.times.fuse_s += time.perf_counter() - start
-            for cache, end in zip((self.receiver, *self.sharers), ends, strict=True):
-                cache.skip(end - cache.next_position)
-        self._record.sections += sections
-        if not plan.writes_receiver:
-            self._record.loose_ids += loose_ids
+        self._extend(sections)
 
     def decode(self, ids: Sequence[int]) -> Logits:
         """Run ``ids`` through the Receiver alone: the last section of a prompt, or a decode step.
 
         Returns the logits after the last id, which the next call overwrites.
+        Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
-        if not ids:
+        if len(ids) == 0:
             raise UsageError("there is nothing to decode from", "give at least one token")
         self._rules.check_ids(0, ids)
         self.receiver.require(len(ids))
-        with AllOrNothing(self.receiver):
-            if len(ids) == 1:
-                self._receiver.step(ids[0])
-            else:
-                for part in even_parts(len(ids), self._longest_pass):
-                    self._receiver.prefill(ids[part])
-        self._record.loose_ids += ids
-        return self._receiver.logits
+        return self._decode(ids)
 
     def rewind(self, num_tokens: int) -> None:
         """Take back the last ``num_tokens`` that ``decode`` ran, so that others can be tried instead.
 
         Raises ``UsageError`` where ids were not run by the Receiver alone, or are not in the cache.
         """
-        self._record.drop_last(num_tokens)
+        with self._all_or_nothing():
+            self._record.drop_last(num_tokens)
 
     def require(self, sections: Sequence[Section]) -> None:
         """Raise ``UsageError`` unless a prompt of these sections makes sense, and ``CapacityError``
@@ -215,15 +181,73 @@ class Conversation:
     def keep(self) -> bool:
         """Keep a copy of the sections in the caches, for conversations of this bundle that begin the
         same way. Returns whether it is kept: not without room in its ``prefixes``."""
-        if not (self._record.is_true or self._record.is_at_sections):
+        if not self._record.is_true:
             return False
         return self._opened.prefixes.keep(self._record, self.receiver, self.sharers)
 
     def reset(self) -> None:
         """Forget everything said; the buffers are kept, uncleared, for the next conversation."""
-        self._record.rewind(0)
-        self._record.loose_ids.clear()
+        self._record.forget()
         self.times = StageTimes()
+
+    def _extend(self, sections: Sequence[Section]) -> None:
+        """``extend`` of sections that were checked."""
+        if not sections:
+            return
+        record = self._record
+        loose = record.loose_section
+        plan = plan_passes(
+            sections,
+            self.receiver,
+            self.sharers,
+            num_held=record.num_adoptable(sections),
+            unread_span=loose.span if loose else 0,
+            is_fusing=self._opened.bundle.has_graph(names.FUSER),
+        )
+        self.load_sharers()
+        with self._all_or_nothing():
+            for cache in self.sharers:
+                cache.skip(loose.span if loose else 0)
+            self._run(plan, sum(section.span for section in sections))
+            num_left_ids = 0 if plan.writes_receiver else record.num_left_ids - plan.num_held_ids
+            record.add_sections([loose, *sections] if loose else sections, num_left_ids)
+
+    def _run(self, plan: SectionPasses, span: int) -> None:
+        """The passes of sections that span so many positions."""
+        caches = (self.receiver, *self.sharers)
+        ends = [cache.next_position + span for cache in caches]
+        self.receiver.advance(plan.num_held_ids)
+        fuser = self._fuser()
+        sharers = [
+            (self._sharer(number), reading)
+            for number, reading in enumerate(plan.sharers, start=1)
+            if reading.ids
+        ]
+        for receiver_pass in plan.receiver:
+            self._read_together([(self._receiver, receiver_pass.reading), *sharers])
+            sharers = []
+            if fuser is not None and receiver_pass.fused is not None:
+                start = time.perf_counter()
+                fuser.fuse(receiver_pass.fused, self._fused_chunk)
+                self.times.fuse_s += time.perf_counter() - start
+        for cache, end in zip(caches, ends, strict=True):
+            cache.skip(end - cache.next_position)
+
+    def _decode(self, ids: Sequence[int], span: int | None = None) -> Logits:
+        """``decode`` of ids that were checked. ``span``: the positions they occupy; None: one each."""
+        with AllOrNothing(self.receiver, self._record):
+            if len(ids) == 1:
+                self._receiver.step(ids[0])
+            else:
+                for part in even_parts(len(ids), self._longest_pass):
+                    self._receiver.prefill(ids[part])
+            if span is not None:
+                self.receiver.skip(span - len(ids))
+            self._record.add_loose_ids(ids)
+        return self._receiver.logits
+
+    def _all_or_nothing(self) -> AllOrNothing:
+        return AllOrNothing(self.receiver, *self.sharers, self._record)
 
     def _read_together(self, readings: Sequence[tuple[BoundModel, Reading]]) -> None:
         """Prefill Receiver, the first, and Sharers side by side where the backend can, chunk by chunk.
@@ -233,19 +257,20 @@ class Conversation:
         """
         spent = [0.0] * len(readings)
         chunks = [reading.chunks(self._longest_pass) for _, reading in readings]
+
+        def wait(index: int) -> None:
+            begin = time.perf_counter()
+            readings[index][0].wait()
+            spent[index] += time.perf_counter() - begin
+
         for parts in zip_longest(*chunks):
-            started: list[int] = []
-            try:
-                for index, part in enumerate(parts):
-                    if part is not None:
-                        begin = time.perf_counter()
-                        readings[index][0].start_prefill(part)
-                        started.append(index)
-                        spent[index] += time.perf_counter() - begin
-            finally:
-                begin = time.perf_counter()
-                for index in started:
-                    readings[index][0].wait()
+            started = [(index, part) for index, part in enumerate(parts) if part is not None]
+            with ExitStack() as waits:  # one that fails leaves none that still computes
+                for index, _ in reversed(started):
+                    waits.callback(wait, index)
+                for index, part in started:
+                    begin = time.perf_counter()
+                    readings[index][0].start_prefill(part)
                     spent[index] += time.perf_counter() - begin
         self.times.receiver_prefill_s += spent[0]
         self.times.sharer_prefill_s += sum(spent[1:])

@@ -46,12 +46,16 @@ class PrefixStore:
     def __init__(self, max_bytes: int) -> None:
         """``max_bytes`` 0 keeps nothing."""
         self.max_bytes = max_bytes
-        self.size_bytes = 0
         self._kept: OrderedDict[tuple[Section, ...], _Beginning] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(beginning.size_bytes for beginning in list(self._kept.values()))
 
     def keep(self, record: SectionRecord, receiver: KVCache, sharers: Sequence[KVCache]) -> bool:
         """Keep a copy of what the caches hold of the recorded sections.
@@ -62,8 +66,7 @@ class PrefixStore:
         sections = tuple(record.sections)
         if not sections or not self.max_bytes:
             return False
-        lengths = [record.num_receiver_ids]
-        lengths += [record.num_sharer_ids(index) for index in range(len(sharers))]
+        lengths = record.num_ids(sections)
         caches = [receiver, *sharers]
         size = sum(map(_kept_bytes, caches, lengths))
         if size > self.max_bytes:
@@ -79,11 +82,10 @@ class PrefixStore:
             if self._touch(sections):  # another thread was first
                 return True
             for other in [key for key in self._kept if sections[: len(key)] == key]:
-                self._drop(other)
+                del self._kept[other]
             while self.size_bytes + size > self.max_bytes:
-                self._drop(next(iter(self._kept)))
+                self._kept.popitem(last=False)
             self._kept[sections] = _Beginning(sections, kept, size)
-            self.size_bytes += size
         return True
 
     def restore(
@@ -95,7 +97,8 @@ class PrefixStore:
     ) -> int:
         """Copy the longest kept beginning of ``wanted`` into the caches, unless they hold as much.
 
-        Returns how many sections the record holds then. Loose ids are forgotten where a copy is made.
+        Returns how many sections the record holds then. Where a copy is made, all else is forgotten
+        before it and what it holds is recorded after it, so that an error leaves empty caches.
         """
         with self._lock:
             found = max(
@@ -107,20 +110,20 @@ class PrefixStore:
             if found is None or common <= len(record.sections):
                 return len(record.sections)
             self._kept.move_to_end(found.sections)
+        sections = found.sections[:common]
+        caches = (receiver, *sharers)
         record.forget()
-        record.sections.extend(found.sections[:common])
-        record.rewind(common)  # the lengths that these sections have
-        for cache, kept in zip((receiver, *sharers), found.caches, strict=True):
+        for cache, kept, length in zip(caches, found.caches, record.num_ids(sections), strict=True):
             for key, buffer in kept.buffers.items():
-                cache.memory.copy(buffer, cache.buffers[key], cache.length)
-            cache.key_positions[:, : cache.length] = kept.key_positions[:, : cache.length]
+                cache.memory.copy(buffer, cache.buffers[key], length)
+            cache.key_positions[:, :length] = kept.key_positions[:, :length]
+        record.hold(sections)
         return common
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._kept.clear()
-            self.size_bytes = 0
 
     def _touch(self, sections: tuple[Section, ...]) -> bool:
         """Whether these sections are kept, alone or as the beginning of more; marks them as used."""
@@ -129,9 +132,6 @@ class PrefixStore:
                 self._kept.move_to_end(key)
                 return True
         return False
-
-    def _drop(self, sections: tuple[Section, ...]) -> None:
-        self.size_bytes -= self._kept.pop(sections).size_bytes
 
 
 def _kept_bytes(cache: KVCache, length: int) -> int:

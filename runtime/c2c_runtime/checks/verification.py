@@ -8,6 +8,7 @@ compute in less, a tensor is held to that and greedy tokens to the share that ag
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,10 +84,21 @@ def load_expected(path: Path) -> dict[str, np.ndarray]:
 
 
 def compare(name: str, actual: np.ndarray, expected: np.ndarray, case: GoldenSpec) -> Comparison:
-    """Two arrays of one shape: their largest difference, and their cosine where the case asks for it."""
+    """Two arrays of one shape: their largest difference, and their cosine where the case asks for it.
+
+    What is not finite on either side is NaN and fails, also where both sides agree: an expectation that
+    overflowed or is NaN says that eager PyTorch itself computed nothing that could be repeated.
+    """
     if actual.size == 0:
         return Comparison(name, 0.0, 0.0, case.tolerance)
     found, wanted = (array.astype(np.float64).ravel() for array in (actual, expected))
+    if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
+        nothing = (
+            math.nan
+        )  # there is no difference to what is not a number, and none is close to inf
+        score = None if case.min_cosine is None else nothing
+        metric: Metric = "difference" if score is None else "cosine"
+        return Comparison(name, nothing, nothing, case.tolerance, metric, score, case.min_cosine)
     max_abs = float(np.max(np.abs(found - wanted)))
     largest = float(np.max(np.abs(wanted)))
     max_rel = max_abs / largest if largest else max_abs
@@ -133,10 +145,16 @@ def _verify_case(
     if not case.greedy_ids:
         return
     # Every step is fed the expected id, so that one id that differs is one and not all that follow.
-    greedy = [int(np.argmax(logits.numpy()))]
+    greedy = [_best_id(logits.numpy())]
     for token_id in case.greedy_ids[:-1]:
-        greedy.append(int(np.argmax(conversation.decode([token_id]).numpy())))
+        greedy.append(_best_id(conversation.decode([token_id]).numpy()))
     yield compare_ids(f"{case.name}: {len(greedy)} greedy tokens", greedy, case)
+
+
+def _best_id(logits: np.ndarray) -> int:
+    """The greedy id, or -1, which equals none, where the highest logit is no finite number."""
+    best = int(np.argmax(logits))
+    return best if math.isfinite(logits[best]) else -1
 
 
 def _append_sections(conversation: Conversation, case: GoldenSpec, fuse: bool) -> tuple[int, ...]:
@@ -157,21 +175,22 @@ def _compare_cache(
     label: str, prefix: str, cache: KVCache, expected: dict[str, np.ndarray], case: GoldenSpec
 ) -> Iterator[Comparison]:
     """The worst layer of a cache; nothing where the case stores nothing of it."""
-    worst: Comparison | None = None
-    for layer, kind in cache.buffers:
-        wanted = expected.get(f"{prefix}.{layer}.{kind}")
-        if wanted is None:
-            continue
-        tail = cache.valid(layer, kind)[:, :, -wanted.shape[2] :]
-        found = compare(label, tail, wanted, case)
-        if worst is None or _is_worse(found, worst):
-            worst = found
-    if worst is not None:
-        yield worst
+    found = [
+        compare(label, cache.valid(layer, kind)[:, :, -wanted.shape[2] :], wanted, case)
+        for layer, kind in cache.buffers
+        if (wanted := expected.get(f"{prefix}.{layer}.{kind}")) is not None
+    ]
+    if found:
+        yield worst_of(found)
 
 
-def _is_worse(found: Comparison, worst: Comparison) -> bool:
-    """By the metric that decides. `not <=` instead of `>`: a NaN is worse than anything."""
-    if found.score is not None and worst.score is not None:
-        return not found.score >= worst.score
-    return not found.max_rel <= worst.max_rel
+def worst_of(found: Sequence[Comparison]) -> Comparison:
+    """Of comparisons that one metric decides, the one that is farthest from its bound: where any is
+    outside, it is one of these. NaN is farther than anything; of equals, the first."""
+    return max(found, key=lambda comparison: (not comparison.ok, _distance(comparison)))
+
+
+def _distance(found: Comparison) -> float:
+    """How far it is off, by what decides: of two differences the smaller one, which may pass alone."""
+    decides = (-found.score,) if found.score is not None else (found.max_abs, found.max_rel)
+    return math.inf if any(map(math.isnan, decides)) else min(decides)

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from c2c_runtime.errors import BundleError, UsageError
+from c2c_runtime.sections.token_ids import check_ids, token_ids
 from c2c_runtime.text.chat_spans import content_spans
-from c2c_runtime.text.chat_template import Message
+from c2c_runtime.text.messages import Message
 from c2c_runtime.text.tokenizer import Tokenizer
 
 Table = npt.NDArray[np.int32]
@@ -81,38 +82,24 @@ def map_ids(receiver_ids: Sequence[int], table: Table | None) -> tuple[int, ...]
     return tuple(table[ids].tolist())
 
 
-def check_ids(ids: Sequence[int], vocab_size: int | None, owner: str = "Receiver") -> None:
-    """Raise ``UsageError`` if an id is negative or not below ``vocab_size`` (None: no limit).
-    ``owner``: whose vocabulary it is."""
-    for id in ids:
-        if id < 0 or (vocab_size is not None and id >= vocab_size):
-            size = "" if vocab_size is None else f" of {vocab_size} tokens"
-            raise UsageError(
-                f"token id {id} is not in the {owner}'s vocabulary{size}",
-                f"give ids that the {owner}'s tokenizer made"
-                + ("" if vocab_size is None else f", from 0 to {vocab_size - 1}"),
-            )
-
-
 def sections_from_ids(
     receiver_ids: Sequence[int],
     tables: Sequence[Table | None],
     lengths_and_masks: Sequence[tuple[int, int]] | None = None,
-    vocab_size: int | None = None,
 ) -> list[Section]:
     """The sections of a prompt of ids.
 
     ``tables``: one a Sharer, None where it has the Receiver's tokenizer. ``lengths_and_masks``:
     (tokens, mask) a section; None fuses all tokens but the last with all Sharers. Mask 0 means
-    the same as -1. ``vocab_size``: the Receiver's, to check ids that no table checks.
+    the same as -1.
 
-    Raises ``UsageError`` if there are no ids, an id is out of range, the lengths do not add up, a
-    mask names a Sharer that is not there, or the last section is fused.
+    Raises ``UsageError`` if there are no ids, an id is no integer or not in a table, the lengths do not
+    add up, a mask names a Sharer that is not there, or the last section is fused. Whether ids are in a
+    model's vocabulary is checked by who runs them.
     """
-    ids = tuple(int(id) for id in receiver_ids)
+    ids = token_ids(receiver_ids)
     if not ids:
         raise UsageError("the prompt has no tokens", "give at least one token id")
-    check_ids(ids, vocab_size)
     if lengths_and_masks is None:
         all_sharers = (1 << len(tables)) - 1
         head = [(len(ids) - 1, all_sharers)] if len(ids) > 1 else []

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from c2c_runtime.bundle.manifest import Pair
 from c2c_runtime.errors import UsageError
-from c2c_runtime.sections.alignment import UNFUSED, Section, check_ids
+from c2c_runtime.sections.alignment import UNFUSED, Section
+from c2c_runtime.sections.token_ids import check_ids
 
 
 class SectionRules:

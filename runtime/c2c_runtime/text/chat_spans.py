@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from c2c_runtime.errors import UsageError
-from c2c_runtime.text.chat_template import Message
+from c2c_runtime.text.messages import Message
 
 Span = tuple[int, int]
 Render = Callable[[Sequence[Message]], str]

@@ -20,8 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from c2c_runtime.errors import BundleError, UsageError
-
-Message = Mapping[str, Any]
+from c2c_runtime.text.messages import Message
 
 _GEMMA_TEMPLATE = (
     "{{ bos_token }}"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from string import Formatter
 
 from c2c_runtime.errors import UsageError
+from c2c_runtime.text.messages import Message
 
-Message = dict[str, str]  # role and content
 Prompt = str | Sequence[Message]  # plain, or a chat
 
 _ASK = (

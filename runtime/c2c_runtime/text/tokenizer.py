@@ -15,7 +15,8 @@ import tokenizers
 from c2c_runtime.bundle.manifest import TokenizerSpec
 from c2c_runtime.errors import BundleError, UsageError
 from c2c_runtime.machine.process_memory import return_freed_memory
-from c2c_runtime.text.chat_template import ChatTemplate, Message
+from c2c_runtime.text.chat_template import ChatTemplate
+from c2c_runtime.text.messages import Message
 
 TOKENIZER_FILE = "tokenizer.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"

@@ -145,6 +145,17 @@ def test_padded_embeddings_of_one_tokenizer_are_no_mismatch():
     assert check_pair(RECEIVER, [padded], [fuser()], alignment="none", tokenizers=SAME) == []
 
 
+def test_the_same_ids_cannot_be_read_by_a_sharer_that_does_not_have_them_all():
+    """Tokens that were added to the Receiver alone: an error of the build, not of some prompts."""
+    small = replace(SHARER, vocab_size=151668)
+    for num_ids, num_problems in ((151669, 1), (151668, 0)):
+        facts = replace(SAME, num_receiver_ids=num_ids)
+        for alignment in ("none", "auto", "longest"):
+            found = check_pair(RECEIVER, [small], [fuser()], alignment=alignment, tokenizers=facts)
+            assert len(found) == (num_problems if alignment == "none" else 0)
+            assert all("151668" in p.cause and "auto" in p.remedy for p in found)
+
+
 def test_without_tokenizers_equal_vocabularies_pass():
     assert check_pair(RECEIVER, [SHARER], [fuser()]) == []
 

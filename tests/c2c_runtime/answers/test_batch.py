@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from interrupts import interrupt_run, interrupted_line
 from tiny_bundles import build, made_once
 from tiny_models import tiny_pair
 
+from c2c_runtime.answers import batch as batch_file
 from c2c_runtime.answers.batch import Batch, answer_batch
 from c2c_runtime.answers.generation import GenerationOptions
 from c2c_runtime.answers.sampling import SamplingOptions
@@ -90,3 +92,40 @@ def test_a_prompt_that_does_not_fit_is_refused_before_anything_runs(session, mon
 
 def test_no_prompts_no_answers(session):
     assert answer_batch(session, []) == []
+
+
+def test_a_step_that_was_interrupted_leaves_every_row(session):
+    """All rows as they were, or all one token longer."""
+    prompts = prompts_of(session)[:3]
+    batch = Batch(session)
+    for row, prompt in enumerate(prompts):
+        batch.prefill(row, prompt)
+    before = [row.length for row in batch.rows]
+    states = [row.state() for row in batch.rows]
+    expected = [row.copy() for row in batch.decode([5, 6, 7])]
+    for number in range(200):
+        for row, state in zip(batch.rows, states, strict=True):
+            row.go_back(state)
+        try:
+            with interrupted_line(number, Path(batch_file.__file__).parent):
+                found = batch.decode([5, 6, 7])
+        except KeyboardInterrupt:
+            more = {row.length - held for row, held in zip(batch.rows, before, strict=True)}
+            assert more in ({0}, {1})
+        else:
+            np.testing.assert_array_equal([row.copy() for row in found], expected)
+            assert number > 10
+            return
+
+
+@pytest.mark.parametrize("fails_at", [0, 4, 9, 15])
+def test_buffers_of_a_batch_that_failed_can_be_used_again(session, monkeypatch, fails_at):
+    prompts, options = prompts_of(session), GenerationOptions(max_new_tokens=6)
+    batch = Batch(session)
+    expected = [row.token_ids for row in answer_batch(session, prompts, options)]
+    interrupt_run(monkeypatch, fails_at)
+    with pytest.raises(KeyboardInterrupt):
+        answer_batch(session, prompts, options, batch)
+    monkeypatch.undo()
+    again = answer_batch(session, prompts, options, batch)
+    assert [row.token_ids for row in again] == expected

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from interrupts import interrupted_line
 from tiny_bundles import text_bundle
 
 from c2c_runtime import Session
+from c2c_runtime.answers import likelihood
 from c2c_runtime.answers.generation import sections_for_mode
 from c2c_runtime.answers.likelihood import ContinuationScorer, log_softmax
 from c2c_runtime.errors import UsageError
@@ -81,3 +85,27 @@ def test_probabilities_add_up_to_one_however_large_the_logits():
     found = log_softmax(np.array([1e4, 1e4 - 1, -1e4], np.float32))
     assert np.exp(found).sum() == pytest.approx(1.0)
     assert found[0] - found[1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("ids", [[-1], [424], [7, 424], [7, -1], [7, 1.5]])
+def test_ids_that_are_not_the_receivers_have_no_likelihood(session, ids):
+    scorer = ContinuationScorer(session.conversation(), session.sections_of_ids(PROMPT))
+    with pytest.raises(UsageError, match="token id"):
+        scorer.score(ids)
+
+
+def test_a_score_that_was_interrupted_leaves_the_prompt(session):
+    scorer = ContinuationScorer(session.conversation(), session.sections_of_ids(PROMPT))
+    expected = scorer.score([7, 8, 30])
+    for number in range(200):
+        try:
+            with interrupted_line(number, Path(likelihood.__file__).parent):
+                scorer.score([7, 8, 30])
+        except KeyboardInterrupt:
+            num_held = scorer._conversation.receiver.length
+            # The line that takes back is one that can be interrupted, too.
+            scorer._conversation.rewind(num_held - len(PROMPT))
+            assert scorer.score([7, 8, 30]) == expected
+        else:
+            assert number > 10
+            return

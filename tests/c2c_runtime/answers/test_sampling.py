@@ -87,6 +87,65 @@ def test_greedy_takes_the_first_of_equal_logits():
     assert sampler.next_id(np.array([0.0, 2.0, 1.0, 2.0], dtype=np.float32)) == 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1e-30, 1e-37, 1e-38, 1e-40, 1e-46, 5e-324])
+@pytest.mark.parametrize("shift", [-50.0, 0.0, 50.0])
+@pytest.mark.parametrize("more", [{}, {"top_p": 0.9}, {"top_k": 3}, {"repetition_penalty": 1.1}])
+def test_a_tiny_temperature_is_greedy(temperature, shift, more):
+    """transformers#11267, vllm#22180: logits overflow when they are divided by it."""
+    logits = np.random.default_rng(0).normal(shift, 3, 424).astype(np.float32)
+    logits[3] = -np.inf
+    greedy = Sampler(SamplingOptions(**more)).next_id(logits, [1, 2])
+    for seed in range(5):
+        options = SamplingOptions(temperature=temperature, seed=seed, **more)
+        assert Sampler(options).next_id(logits, [1, 2]) == greedy
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1e30, 3e38, 1e39, 1e308])
+def test_a_huge_temperature_draws_from_all_that_is_not_ruled_out(temperature):
+    logits = np.array([1.0, -np.inf, 3.0, -9.0], dtype=np.float32)
+    sampler = Sampler(SamplingOptions(temperature=temperature, seed=0))
+    assert {sampler.next_id(logits) for _ in range(100)} == {0, 2, 3}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("top_p", [5e-324, 1e-30, 1e-9, 1.0 - 1e-12, np.nextafter(1.0, 0.0)])
+def test_top_p_at_its_edges(top_p):
+    logits = np.array([0.0, 4.0, 3.0], dtype=np.float32)
+    sampler = Sampler(SamplingOptions(temperature=1.0, top_p=top_p, seed=0))
+    drawn = {sampler.next_id(logits) for _ in range(300)}
+    assert drawn == ({1} if top_p < 0.5 else {0, 1, 2})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("penalty", "best"), [(5e-324, 1), (1e-46, 1), (1e-38, 1), (1e30, 0), (1e39, 0), (1e308, 0)]
+)
+def test_a_penalty_at_its_edges_overflows_nowhere(temperature, penalty, best):
+    """Seen: a positive logit, zero, a negative one, and a token that is ruled out."""
+    logits = np.array([2.0, 3.0, 0.0, -3.0, -np.inf], dtype=np.float32)
+    options = SamplingOptions(temperature=temperature, repetition_penalty=penalty, seed=0)
+    drawn = {Sampler(options).next_id(logits, [1, 2, 3, 4]) for _ in range(5)}
+    assert drawn == {best} if best or not temperature else drawn <= {0, 1, 2}
+
+
+class _Drawn:
+    """A generator that draws the largest number below 1."""
+
+    def random(self) -> float:
+        return float(np.nextafter(1.0, 0.0))
+
+
+def test_what_has_no_chance_is_never_drawn():
+    """The product with a sum that is no power of two can be rounded up to the sum."""
+    sampler = Sampler(SamplingOptions(temperature=1.0))
+    sampler._random = _Drawn()
+    for logit in np.linspace(-1, 0, 50, dtype=np.float32):
+        assert sampler.next_id(np.array([0.0, logit, -np.inf], dtype=np.float32)) == 1
+
+
 def test_greedy_applies_the_repetition_penalty_first():
     sampler = Sampler(SamplingOptions(repetition_penalty=2.0))
     logits = np.array([1.0, 3.0, 2.0], dtype=np.float32)
@@ -142,14 +201,18 @@ def test_logits_that_are_not_finite_are_refused(temperature, bad):
     [
         ("temperature", -0.1, ">= 0"),
         ("temperature", float("nan"), ">= 0"),
+        ("temperature", float("inf"), ">= 0"),
+        ("temperature", 10**400, ">= 0"),
         ("temperature", "1", ">= 0"),
         ("top_k", -1, ">= 0"),
         ("top_k", 1.5, ">= 0"),
         ("top_k", True, ">= 0"),
         ("top_p", 1.01, "from 0 to 1"),
         ("top_p", -0.5, "from 0 to 1"),
+        ("top_p", float("nan"), "from 0 to 1"),
         ("repetition_penalty", 0.0, "> 0"),
         ("repetition_penalty", float("inf"), "> 0"),
+        ("repetition_penalty", float("nan"), "> 0"),
         ("seed", -1, ">= 0"),
         ("seed", 0.5, ">= 0"),
     ],

@@ -130,6 +130,12 @@ def test_a_warm_session_answers_like_a_cold_one(bundle, loads):
         assert len(loads) == num_loaded
 
 
+def test_nothing_is_kept_of_a_warm_up(bundle, loads):
+    with Session.open(bundle, warm_up=True, prefix_bytes=2**20) as session:
+        assert len(loads) == 3
+        assert (len(session.opened.prefixes), session.opened.prefixes.size_bytes) == (0, 0)
+
+
 def test_decode_steps_do_not_grow(bundle):
     """A thousand steps leave no Python object behind."""
     with Session.open(bundle) as session:

@@ -10,7 +10,8 @@ from interrupts import interrupt_run
 from tiny_bundles import text_bundle
 
 from c2c_runtime import GenerationOptions, SamplingOptions, Session, answer_batch
-from c2c_runtime.backends.ort_backend import BoundOrtGraph
+from c2c_runtime.backends.ort_backend import BoundOrtGraph, OrtGraph
+from c2c_runtime.bundle import names
 from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.errors import CapacityError, UsageError
 
@@ -74,6 +75,36 @@ def test_a_section_that_makes_no_sense_is_refused_and_nothing_changes(session, c
     conversation = session.conversation()
     with pytest.raises(UsageError, match=words):
         conversation.append(*change(*section(session, IDS[:30])))
+    assert lengths(conversation) == [(0, 0), (0, 0)]
+
+
+@pytest.mark.parametrize("wrong", [-1, 424, 2**70, 5.5, "5", None])
+def test_what_is_no_id_of_the_receiver_is_refused_wherever_ids_come_in(session, wrong):
+    conversation = session.conversation()
+    ids = (*IDS[:3], wrong)
+    first, last = session.sections_of_ids(IDS[:5])
+    fused = replace(first, receiver_ids=ids)
+    others = replace(
+        first, sharer_ids=((*first.sharer_ids[0][:3], 640 if wrong == 424 else wrong),)
+    )
+    end = replace(last, receiver_ids=ids, span=4)
+    calls = [
+        lambda: conversation.append(ids, first.sharer_ids, first.mask),
+        lambda: conversation.extend([first, fused]),
+        lambda: conversation.extend([first, others]),
+        lambda: conversation.prefill([fused, last]),
+        lambda: conversation.prefill([others, last]),
+        lambda: conversation.prefill([first, end]),
+        lambda: conversation.decode(ids),
+        lambda: conversation.decode([wrong]),
+        lambda: session.answer([fused, last], conversation=conversation).finish(),
+        lambda: answer_batch(session, [[first, last], [fused, last]]),
+        lambda: answer_batch(session, [[first, end]]),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="token id") as error:
+            call()
+        assert error.value.remedy
     assert lengths(conversation) == [(0, 0), (0, 0)]
 
 
@@ -191,6 +222,43 @@ def test_nothing_is_kept_of_caches_that_were_loaded_from_elsewhere(session):
     prompt = session.sections_of_ids(IDS[:13])
     fresh = session.conversation().prefill(prompt).copy()
     np.testing.assert_allclose(conversation.prefill(prompt), fresh, rtol=0, atol=1e-4)
+
+
+def test_a_loaded_cache_of_the_same_length_is_not_taken_for_what_was_read(session):
+    other, conversation = session.conversation(), session.conversation()
+    other.append(*section(session, IDS[20:32]))
+    prompt = session.sections_of_ids(IDS[:13])
+    expected = conversation.prefill(prompt).copy()
+    conversation.rewind(1)
+    held = [
+        (other.receiver.valid(layer, "key").copy(), other.receiver.valid(layer, "value").copy())
+        for layer in range(session.bundle.manifest.pair.receiver.num_layers)
+    ]
+    conversation.receiver.load(held)
+    np.testing.assert_allclose(conversation.prefill(prompt), expected, rtol=0, atol=1e-4)
+
+
+def test_no_sharer_is_bound_for_a_step_that_it_never_takes(session, monkeypatch):
+    fixed = []
+    bind = OrtGraph.bind
+
+    def noting(graph, inputs, outputs, *, is_fixed=False):
+        fixed.extend([graph] if is_fixed else [])
+        return bind(graph, inputs, outputs, is_fixed=is_fixed)
+
+    monkeypatch.setattr(OrtGraph, "bind", noting)
+    conversation = session.conversation()
+    conversation.prefill(session.sections_of_ids(IDS[:20]))
+    conversation.decode([5])
+    assert fixed == [session.opened.graph(names.RECEIVER)]
+
+
+def test_id_0_in_an_array_is_something_to_decode_from(session):
+    conversation = session.conversation()
+    with pytest.raises(UsageError, match="nothing to decode"):
+        conversation.decode(np.array([], np.int64))
+    found = conversation.decode(np.array([0])).copy()
+    np.testing.assert_array_equal(found, session.conversation().decode([0]).copy())
 
 
 def test_a_fuser_that_needs_whole_sections_gets_them(session, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 from tiny_bundles import text_bundle, two_sharer_bundle
 
 from c2c_runtime import GenerationOptions, Session, answer_batch
+from c2c_runtime.backends.host_memory import HostMemory
 from c2c_runtime.backends.ort_backend import BoundOrtGraph
 from c2c_runtime.sections.alignment import UNFUSED, Section
 
@@ -135,3 +136,28 @@ def test_caches_that_were_loaded_from_elsewhere_are_not_kept(bundle):
         conversation.append(first.receiver_ids, first.sharer_ids, first.mask)
         assert not conversation.keep()
         assert len(session.opened.prefixes) == 0
+
+
+@pytest.mark.parametrize("fails_at", [0, 5])
+def test_a_copy_that_fails_leaves_nothing_that_counts(bundle, monkeypatch, fails_at):
+    """Ctrl-C in the middle of it: slots that were not written yet are no beginning of a prompt."""
+    with Session.open(bundle, prefix_bytes=2**20) as session:
+        prompt = session.sections_of_ids(IDS[:20])
+        expected = session.conversation().prefill(prompt).copy()
+        conversation = session.conversation()
+        copy, num_copies = HostMemory.copy, 0
+
+        def interrupted(memory, source, target, length):
+            nonlocal num_copies
+            num_copies += 1
+            if num_copies > fails_at:
+                raise KeyboardInterrupt
+            copy(memory, source, target, length)
+
+        monkeypatch.setattr(HostMemory, "copy", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            conversation.prefill(prompt)
+        monkeypatch.undo()
+        session.opened.prefixes.clear()  # so that it has to be run
+        np.testing.assert_array_equal(conversation.prefill(prompt), expected)
+        assert session.opened.prefixes.size_bytes > 0

@@ -115,9 +115,15 @@ def test_ids_and_sections_that_do_not_fit_are_usage_errors(ids, sections, words)
     assert error.value.remedy
 
 
-def test_ids_are_checked_against_the_vocabulary_where_no_table_is():
-    with pytest.raises(UsageError, match=r"token id 9 .* of 9 tokens"):
-        sections_from_ids([1, 9], [None], vocab_size=9)
+@pytest.mark.parametrize("id", [1.5, 1.0, "1", None, np.float32(1)])
+def test_what_is_no_integer_is_no_id(id):
+    with pytest.raises(UsageError, match="token ids are integers") as error:
+        sections_from_ids([1, id, 2], [None])
+    assert error.value.remedy
+
+
+def test_integers_of_numpy_are_ids():
+    assert sections_from_ids(np.array([1, 2]), [None]) == sections_from_ids([1, 2], [None])
 
 
 # Sections of chats.
