@@ -29,6 +29,8 @@ from c2c_runtime.bundle.manifest import GraphSpec, ModelDims, TensorSpec
 
 # Weights smaller than this stay inside the .onnx file: shape inference and ORT's rewrites read them.
 _EXTERNAL_FROM_BYTES = 1024
+# Two at a time: while one is transposed or packed, another is written.
+_NUM_WRITERS, _MAX_IN_FLIGHT_BYTES = 2, 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def write_graph(model: ir.Model, role: str, directory: Path, options: GraphOptio
         path,
         external_data=f"{role}.onnx.data",
         size_threshold_bytes=_EXTERNAL_FROM_BYTES,
+        max_workers=_NUM_WRITERS,
+        max_in_flight_bytes=_MAX_IN_FLIGHT_BYTES,
     )
     return GraphSpec(
         role=role,
