@@ -13,6 +13,8 @@ from c2c_runtime.bundle import names
 
 # Weights smaller than this stay inside the .onnx file: shape inference and ORT's rewrites read them.
 _EXTERNAL_FROM_BYTES = 1024
+# Two at a time: while one is transposed or packed, another is written.
+_NUM_WRITERS, _MAX_IN_FLIGHT_BYTES = 2, 256 * 2**20
 
 
 def quantize_weights(model: ir.Model, role: str, options: GraphOptions) -> None:
@@ -40,6 +42,11 @@ def save_graph(model: ir.Model, directory: Path, role: str) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{role}.onnx"
     ir.save(
-        model, path, external_data=f"{path.name}.data", size_threshold_bytes=_EXTERNAL_FROM_BYTES
+        model,
+        path,
+        external_data=f"{path.name}.data",
+        size_threshold_bytes=_EXTERNAL_FROM_BYTES,
+        max_workers=_NUM_WRITERS,
+        max_in_flight_bytes=_MAX_IN_FLIGHT_BYTES,
     )
     return path

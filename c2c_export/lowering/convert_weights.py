@@ -17,11 +17,12 @@ def convert_weights(module: nn.Module, dtype: torch.dtype) -> None:
     for name, weight in module.named_parameters():
         if weight.dtype == dtype or not weight.is_floating_point():
             continue
-        converted = weight.data.to(dtype)
-        if not bool(converted.isfinite().all()):
-            largest = float(weight.data.abs().max())
+        # Rounding keeps order, so that all numbers are finite if the least and the largest are.
+        extremes = torch.stack(weight.data.aminmax())
+        if not bool(extremes.to(dtype).isfinite().all()):
+            largest = float(extremes.abs().max())
             raise PairError.of(
                 f"weight {name} reaches {largest:.3g}, which {dtype} cannot hold",
                 "build with --precision bf16 or fp32",
             )
-        weight.data = converted
+        weight.data = weight.data.to(dtype)

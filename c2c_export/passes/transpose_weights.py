@@ -7,6 +7,8 @@ import onnx_ir as ir
 
 from c2c_export.passes.graph_parts import add_weight, is_private
 
+_ROWS = 64  # rows that a copy reads at a time: all at once it takes 2 to 6 times as long
+
 
 class TransposeWeights(ir.passes.InPlacePass):
     """Rule: Transpose(W) of a matrix W that is a weight and has no other reader becomes a weight.
@@ -28,17 +30,23 @@ class TransposeWeights(ir.passes.InPlacePass):
             source = weight.const_value
             assert source is not None
             name = f"{weight.name}.T"
-            transposed = ir.LazyTensor(
-                lambda source=source, name=name: ir.Tensor(
-                    np.ascontiguousarray(source.numpy().T), name=name
-                ),
+            lazy = ir.LazyTensor(
+                lambda source=source, name=name: ir.Tensor(transposed(source.numpy()), name=name),
                 dtype=source.dtype,
                 shape=ir.Shape(reversed(source.shape.numpy())),
                 name=name,
             )
-            value = add_weight(graph, name, transposed)
+            value = add_weight(graph, name, lazy)
             node.outputs[0].replace_all_uses_with(value)
             graph.remove(node, safe=True)
             del graph.initializers[weight.name]
             modified = True
         return ir.passes.PassResult(model, modified)
+
+
+def transposed(matrix: np.ndarray) -> np.ndarray:
+    """The transpose of ``matrix``, in order."""
+    result = np.empty(matrix.shape[::-1], matrix.dtype)
+    for row in range(0, len(matrix), _ROWS):
+        result[:, row : row + _ROWS] = matrix[row : row + _ROWS].T
+    return result

@@ -12,7 +12,7 @@ from tiny_bundles import build
 from tiny_models import tiny_model, tiny_pair
 
 from c2c_export.fusers.fuser import FuserLayer
-from c2c_export.graphs.export_graph import export_graph
+from c2c_export.graphs.export_graph import write_graph
 from c2c_export.graphs.export_model import export_sharer
 from c2c_export.passes.share_weights import ShareWeights
 from c2c_export.reading.checkpoints import load_model, model_dims, read_config
@@ -113,11 +113,11 @@ def test_the_fuser_is_not_in_memory_while_models_are_traced(tmp_path, monkeypatc
     alive: dict[str, int] = {}
     before = num_fuser_layers()
 
-    def counting(module, signature, role, *rest):
+    def counting(model, role, *rest):
         alive[role] = num_fuser_layers() - before
-        return export_graph(module, signature, role, *rest)
+        return write_graph(model, role, *rest)
 
     for name in ("export_model", "export_fuser"):
-        monkeypatch.setattr(f"c2c_export.graphs.{name}.export_graph", counting)
+        monkeypatch.setattr(f"c2c_export.graphs.{name}.write_graph", counting)
     build(tiny_pair(tmp_path / "pair"), tmp_path / "bundle", verify=False)
     assert alive == {"sharer1": 0, "fuser": 3, "receiver": 0}
