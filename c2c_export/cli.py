@@ -5,6 +5,7 @@ Commands load on use, so that ``run`` on a device never imports what only ``buil
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -71,8 +72,18 @@ def cli(debug: bool) -> None:
     """
 
 
+def program() -> None:
+    """Entry point of ``c2c-export``: ``main``, and the end of the process right behind it."""
+    try:
+        main()
+    finally:
+        # Else the interpreter looks through every object of PyTorch and transformers once more before
+        # it ends: more than a second after the last line.
+        gc.freeze()
+
+
 def main(args: list[str] | None = None) -> None:
-    """Entry point of ``c2c-export``. Exits with the code of the error that ended it, if any."""
+    """What ``c2c-export`` does. Exits with the code of the error that ended it, if any."""
     args = sys.argv[1:] if args is None else args
     sys.exit(_run(args, debug="--debug" in args))
 
@@ -112,4 +123,4 @@ def _fail(message: str, code: int, debug: bool) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    program()
