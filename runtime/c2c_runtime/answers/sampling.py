@@ -140,9 +140,8 @@ def _kept(
     logits: LogitArray, options: SamplingOptions
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]:
     """Ids that may be drawn, ascending, and their logits after temperature."""
-    with np.errstate(
-        over="ignore"
-    ):  # the highest is not, see ``_is_divisible``; others may be -inf
+    # The highest does not overflow, see ``_is_divisible``; others may become -inf.
+    with np.errstate(over="ignore"):
         scores = logits / _float32(options.temperature)
     ids = np.arange(len(scores))
     if 0 < options.top_k < len(scores):

@@ -124,9 +124,8 @@ class Session:
         num_tokens = max(1, min(limits.max_prompt_len, limits.max_seq_len - 2, _WARM_UP_TOKENS))
         conversation = self.conversation()
         *fused, last = self.sections_of_ids([0] * (num_tokens + 1))
-        conversation.extend(
-            fused
-        )  # not `prefill`, which keeps a beginning of a prompt, or finds one
+        # Not `prefill`, which keeps a beginning of a prompt, or finds one.
+        conversation.extend(fused)
         conversation.decode(last.receiver_ids)
         conversation.decode([0])
 

@@ -93,9 +93,8 @@ def compare(name: str, actual: np.ndarray, expected: np.ndarray, case: GoldenSpe
         return Comparison(name, 0.0, 0.0, case.tolerance)
     found, wanted = (array.astype(np.float64).ravel() for array in (actual, expected))
     if not (np.isfinite(found).all() and np.isfinite(wanted).all()):
-        nothing = (
-            math.nan
-        )  # there is no difference to what is not a number, and none is close to inf
+        # There is no difference to what is not a number, and nothing is close to infinity.
+        nothing = math.nan
         score = None if case.min_cosine is None else nothing
         metric: Metric = "difference" if score is None else "cosine"
         return Comparison(name, nothing, nothing, case.tolerance, metric, score, case.min_cosine)
