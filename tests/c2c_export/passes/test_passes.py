@@ -64,6 +64,18 @@ def test_a_transpose_lies_in_order(shape, dtype):
     np.testing.assert_array_equal(result, matrix.T)
 
 
+def test_a_view_of_a_weight_is_laid_in_order():
+    view = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    weight = ir.Value(name="w", const_value=ir.Tensor(view, name="w"))
+    weight.shape, weight.type = ir.Shape(view.shape), ir.TensorType(ir.DataType.FLOAT)
+    node = ir.node("Abs", [weight])
+    graph = ir.Graph([], node.outputs, nodes=[node], initializers=[weight], opset_imports={"": 24})
+    assert TransposeWeights()(ir.Model(graph, ir_version=10)).modified
+    stored = graph.initializers["w"].const_value.numpy()
+    assert stored.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(stored, view)
+
+
 def test_a_shared_weight_stays_stored_once_as_it_is():
     model = linear_model(weight_is_shared=True)
     before = run(model)
