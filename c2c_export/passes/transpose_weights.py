@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -15,7 +17,8 @@ class TransposeWeights(ir.passes.InPlacePass):
 
     The tracer writes a linear layer as MatMul(x, Transpose(W)). Without this a backend transposes
     every weight when it loads the graph and keeps both. A weight with other readers (a tied
-    embedding) is left alone, so that it stays stored once. Data is transposed when the graph is
+    embedding) is left alone, so that it stays stored once. What folding constants has transposed
+    already is a view of the weight, and laid in order here. Data is transposed when the graph is
     saved, one weight at a time.
     """
 
@@ -30,18 +33,37 @@ class TransposeWeights(ir.passes.InPlacePass):
             source = weight.const_value
             assert source is not None
             name = f"{weight.name}.T"
-            lazy = ir.LazyTensor(
-                lambda source=source, name=name: ir.Tensor(transposed(source.numpy()), name=name),
-                dtype=source.dtype,
-                shape=ir.Shape(reversed(source.shape.numpy())),
-                name=name,
-            )
-            value = add_weight(graph, name, lazy)
+            value = add_weight(graph, name, _lazy(source.numpy, source.dtype, source.shape, name))
             node.outputs[0].replace_all_uses_with(value)
             graph.remove(node, safe=True)
             del graph.initializers[weight.name]
             modified = True
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.Tensor) and len(tensor.shape) == 2:
+                flags = tensor.numpy().flags
+                if flags.f_contiguous and not flags.c_contiguous:
+                    value.const_value = _in_order(tensor)
+                    modified = True
         return ir.passes.PassResult(model, modified)
+
+
+def _in_order(view: ir.Tensor) -> ir.LazyTensor:
+    """What folding left as a view of another weight: a file is written from it in many small pieces."""
+    shape = ir.Shape(reversed(view.shape.numpy()))
+    return _lazy(lambda: view.numpy().T, view.dtype, shape, str(view.name))
+
+
+def _lazy(
+    source: Callable[[], np.ndarray], dtype: ir.DataType, shape: ir.Shape, name: str
+) -> ir.LazyTensor:
+    """The transpose of ``source``, which has that ``shape``."""
+    return ir.LazyTensor(
+        lambda: ir.Tensor(transposed(source()), dtype=dtype, name=name),
+        dtype=dtype,
+        shape=ir.Shape(reversed(shape.numpy())),
+        name=name,
+    )
 
 
 def transposed(matrix: np.ndarray) -> np.ndarray:

@@ -19,6 +19,9 @@ from c2c_export.reading.checkpoints import load_model, model_dims, read_config
 from c2c_export.reading.model_source import resolve_model
 
 WEIGHT = np.arange(6, dtype=np.float32)
+LARGE = np.arange(300 * 200, dtype=np.float32).reshape(300, 200)
+ONE_OTHER = LARGE.copy()
+ONE_OTHER[-1, -1] += 1
 TRANSPOSED = np.arange(6, dtype=np.float32).reshape(3, 2).T  # does not lie in order
 OUT_OF_ORDER = np.ascontiguousarray(TRANSPOSED)
 
@@ -51,11 +54,22 @@ def graph_of(*weights: np.ndarray) -> ir.Model:
         (WEIGHT, WEIGHT.copy(), 1),
         (TRANSPOSED, OUT_OF_ORDER, 1),
         (np.float32(2.0).reshape(()), np.float32(2.0).reshape(()), 1),
+        (LARGE, LARGE.copy(), 1),
+        (LARGE, ONE_OTHER, 2),
         (WEIGHT, WEIGHT + 1, 2),
         (WEIGHT, WEIGHT.reshape(2, 3), 2),
         (WEIGHT, WEIGHT.view(np.int32), 2),
     ],
-    ids=["equal", "order in memory", "scalars", "value", "shape", "type"],
+    ids=[
+        "equal",
+        "order in memory",
+        "scalars",
+        "large",
+        "one number of many",
+        "value",
+        "shape",
+        "type",
+    ],
 )
 def test_weights_of_equal_type_shape_and_bytes_become_one(first, second, num_left):
     model = graph_of(first, second)

@@ -9,7 +9,7 @@ import pytest
 
 from c2c_export.passes.clear_shapes import ClearIntermediateShapes
 from c2c_export.passes.constant_reshapes import ConstantReshapes
-from c2c_export.passes.transpose_weights import TransposeWeights
+from c2c_export.passes.transpose_weights import TransposeWeights, transposed
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
 X = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
@@ -53,6 +53,27 @@ def test_a_private_weight_is_stored_transposed():
     assert [w.const_value.numpy().shape for w in model.graph.initializers.values()] == [(3, 4)]
     np.testing.assert_array_equal(run(model), before)
     assert not TransposeWeights()(model).modified
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (64, 3), (65, 7), (200, 128)])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_transpose_lies_in_order(shape, dtype):
+    matrix = np.arange(shape[0] * shape[1]).reshape(shape).astype(dtype)
+    result = transposed(matrix)
+    assert result.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(result, matrix.T)
+
+
+def test_a_view_of_a_weight_is_laid_in_order():
+    view = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    weight = ir.Value(name="w", const_value=ir.Tensor(view, name="w"))
+    weight.shape, weight.type = ir.Shape(view.shape), ir.TensorType(ir.DataType.FLOAT)
+    node = ir.node("Abs", [weight])
+    graph = ir.Graph([], node.outputs, nodes=[node], initializers=[weight], opset_imports={"": 24})
+    assert TransposeWeights()(ir.Model(graph, ir_version=10)).modified
+    stored = graph.initializers["w"].const_value.numpy()
+    assert stored.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(stored, view)
 
 
 def test_a_shared_weight_stays_stored_once_as_it_is():
