@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import pytest
 from graph_forms import graph_form
 from tiny_models import ARCHITECTURE_CONFIGS, tiny_model
@@ -20,9 +22,16 @@ OPTIONS = {
     "tensorrt": GraphOptions("tensorrt", GraphPrecision("fp16"), LIMITS),
     "tensorrt-scatter": GraphOptions("tensorrt-scatter", GraphPrecision("fp32"), LIMITS),
 }
-# Windows alternate in Gemma 3 (five local, one global), rotary embeddings in SmolLM3.
-LAYERS = {"gemma3_text": 7}
+# Windows alternate in Gemma 3 (five local, one global), rotary embeddings in SmolLM3 (every fourth has none).
+LAYERS = {"gemma3_text": 7, "smollm3": 5}
 MOST_TRACED = {"gemma3_text": 2, "smollm3": 2}
+# Every architecture in one dialect, those whose layers differ in all, and Sharers, whose last layer does.
+CASES = sorted(
+    {(a, d, "receiver") for a, d in zip(ARCHITECTURE_CONFIGS, cycle(OPTIONS), strict=False)}
+    | {(architecture, dialect, "receiver") for architecture in MOST_TRACED for dialect in OPTIONS}
+    | {("qwen2", "ort", "sharer1"), ("gemma3_text", "tensorrt", "sharer1")}
+    | {("phi3", "tensorrt-scatter", "sharer1")}
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +39,7 @@ def sources(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     return {
         architecture: resolve_model(
-            str(tiny_model(root / architecture, architecture, layers=LAYERS.get(architecture, 4)))
+            str(tiny_model(root / architecture, architecture, layers=LAYERS.get(architecture, 3)))
         )
         for architecture in ARCHITECTURE_CONFIGS
     }
