@@ -70,16 +70,6 @@ def export(source, role, directory, options):
     return graph_form(directory / f"{role}.onnx"), (directory / f"{role}.onnx.data").read_bytes()
 
 
-# A Sharer differs in its last layer alone, which each dialect writes in its own way.
-CASES = [
-    (architecture, dialect, role)
-    for architecture in ARCHITECTURE_CONFIGS
-    for dialect in OPTIONS
-    for role in ("receiver", "sharer1")
-    if role == "receiver" or dialect == "ort" or architecture in MOST_TRACED
-]
-
-
 @pytest.mark.parametrize(("architecture", "dialect", "role"), CASES)
 def test_repeated_layers_are_those_of_a_whole_trace(
     tmp_path, monkeypatch, traced, sources, architecture, dialect, role
