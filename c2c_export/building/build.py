@@ -35,6 +35,7 @@ from c2c_export.building.graph_stages import (
     build_sharer,
 )
 from c2c_export.building.kept_stages import KeptStages
+from c2c_export.building.once import Once
 from c2c_export.building.plan import check_need, predict_need
 from c2c_export.building.progress import Stages
 from c2c_export.building.stage_cache import StageCache
@@ -43,6 +44,7 @@ from c2c_export.building.text_side import TextSide, golden_text_ids, write_text_
 from c2c_export.lowering.graph_options import with_positions
 from c2c_export.pair.pair import PairSource
 from c2c_export.pair.prepare import PreparedPair, prepare_pair
+from c2c_export.reading.weight_headers import num_parameters
 from c2c_export.yardstick.golden import plan_cases
 from c2c_export.yardstick.verify_build import measure_directory, verify_directory
 from c2c_runtime.bundle.manifest import SCHEMA_VERSION, Manifest
@@ -80,6 +82,7 @@ def build_bundle(
             prepared.limits,
             golden_text_ids(prepared),
             text.tables,
+            num_parameters(source.receiver.directory, source.receiver.gguf_file),
         )
         sharers: list[BuiltSharer] = []
         for number in numbers:
@@ -91,12 +94,13 @@ def build_bundle(
             with stages.stage(f"export Sharer {number} with its LM head"):
                 alone.append(build_baseline(prepared, number, site, kept))
                 release_memory()
+        fusers = Once(prepared.load_fusers)
         with stages.stage("export Fuser"):
-            fuser = build_fuser(prepared, site, kept)
+            fuser = build_fuser(prepared, fusers, site, kept)
             release_memory()
         with stages.stage("export Receiver"):
             receiver = build_receiver(
-                prepared, cases, sharers, site, kept, with_loss=options.verify
+                prepared, cases, sharers, fusers, site, kept, with_loss=options.verify
             )
             release_memory()
         shutil.rmtree(kept.scratch, ignore_errors=True)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from c2c_export.building.kept_stages import KeptStages
-from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint
+from c2c_export.fusers.fuser_checkpoint import FuserCheckpoint, LinkedLayers
 from c2c_export.reading.model_source import ModelSource
 from c2c_export.yardstick.eager import Caches
 from c2c_export.yardstick.golden import (
@@ -29,6 +29,7 @@ from c2c_runtime.bundle.manifest import Pair
 from c2c_runtime.checks.loss import LossReference
 
 LoadModel = Callable[[], PreTrainedModel]
+LoadFusers = Callable[[], list[LinkedLayers]]
 _LOSS = "loss.npz"
 
 
@@ -82,16 +83,16 @@ def run_chain(
     fusers: Sequence[FuserCheckpoint],
     golden: Path,
     load: LoadModel,
+    load_fusers: LoadFusers,
     kept: KeptStages,
 ) -> tuple[CaseOutcome, ...]:
     """What the whole chain computes of every case: files in ``golden``, and the answers.
 
-    ``models``: the Receiver, which ``load`` gives, and the Sharers. The Fusers are read for it, and
-    dropped: what comes after needs the room.
+    ``models``: the Receiver, which ``load`` gives, and the Sharers. ``load_fusers`` gives ``fusers``.
     """
 
     def compute(folder: Path) -> list[dict[str, Any]]:
-        model, layers = load(), [fuser.load_linked_layers() for fuser in fusers]
+        model, layers = load(), load_fusers()
         outcomes = []
         for case in cases:
             caches = [stored.load(case) for stored in sharers]

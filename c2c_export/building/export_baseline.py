@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 
 from c2c_export.building.build_report import GraphReport
 from c2c_export.building.eager_stages import run_chain
 from c2c_export.building.graph_site import GraphSite
 from c2c_export.building.graph_stages import speaking_graph
 from c2c_export.building.kept_stages import KeptStages
+from c2c_export.building.once import Once
 from c2c_export.pair.prepare import PreparedPair
 from c2c_export.reading.checkpoints import eos_ids, load_model, read_config
+from c2c_export.reading.weight_headers import num_parameters
 from c2c_export.yardstick.golden import TEXT, GoldenCase, golden_spec, plan_cases
 from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import BaselineSpec, Pair
@@ -36,10 +38,10 @@ def build_baseline(
     Sharer and that has no Sharers."""
     source, role = prepared.source.sharers[number - 1], names.baseline(number)
     dims = prepared.pair.sharers[number - 1].dims
-    load = cache(partial(load_model, source))
+    load = Once(partial(load_model, source))
     alone = Pair(prepared.pair.name, dims, ())
     cases = _cases(prepared, number, alone)
-    outcomes = run_chain(alone, [source], cases, (), (), site.golden_directory, load, kept)
+    outcomes = run_chain(alone, [source], cases, (), (), site.golden_directory, load, list, kept)
     precision = str(site.target.precision.of(role))
     golden = tuple(
         replace(
@@ -62,5 +64,7 @@ def _cases(prepared: PreparedPair, number: int, alone: Pair) -> list[GoldenCase]
     if tokenizer is not None:
         ids = list(tokenizer.encode(TEXT, add_special_tokens=False))
     role = names.baseline(number)
-    cases = plan_cases(alone, prepared.limits, ids, ())
+    source = prepared.source.sharers[number - 1]
+    size = num_parameters(source.directory, source.gguf_file)
+    cases = plan_cases(alone, prepared.limits, ids, (), size)
     return [replace(case, name=f"{role}-{case.name}") for case in cases]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from c2c_export.building.eager_stages import (
+    LoadFusers,
     LoadModel,
     StoredCaches,
     run_chain,
@@ -21,6 +22,8 @@ from c2c_export.building.eager_stages import (
 )
 from c2c_export.building.graph_site import BuiltGraph, GraphSite
 from c2c_export.building.kept_stages import KeptStages, MadeGraph
+from c2c_export.building.once import Once
+from c2c_export.fusers.fuser_checkpoint import LinkedLayers
 from c2c_export.graphs.export_fuser import export_fuser
 from c2c_export.graphs.export_model import export_receiver, export_sharer
 from c2c_export.graphs.graph_cost import ModelCost, linear_operations
@@ -69,7 +72,7 @@ def build_sharer(
     """Sharer ``number`` (from 1): its part of the cases, and its graph."""
     link, source = prepared.pair.sharers[number - 1], prepared.source.sharers[number - 1]
     role, num_layers = names.sharer(number), link.num_cached_layers
-    load = cache(partial(load_model, source))
+    load = Once(partial(load_model, source))
     caches = run_sharer(source, number, cases, load, kept)
     if not num_layers:
         return BuiltSharer(None, caches)
@@ -92,7 +95,9 @@ def build_sharer(
     return BuiltSharer(kept.graph(site, role, read, export), caches)
 
 
-def build_fuser(prepared: PreparedPair, site: GraphSite, kept: KeptStages) -> BuiltGraph | None:
+def build_fuser(
+    prepared: PreparedPair, load_fusers: LoadFusers, site: GraphSite, kept: KeptStages
+) -> BuiltGraph | None:
     """The Fuser of all Sharers; None if every gate is closed."""
     pair = prepared.pair
     gates = [gate for sharer in pair.sharers for gate in sharer.gates]
@@ -100,7 +105,7 @@ def build_fuser(prepared: PreparedPair, site: GraphSite, kept: KeptStages) -> Bu
         return None
 
     def export(folder: Path, options: GraphOptions) -> MadeGraph:
-        fusers = prepared.load_fusers()
+        fusers = load_fusers()
         layers = [{layer: module for layer, (_, module) in fuser.items()} for fuser in fusers]
         spec = export_fuser(pair, layers, folder, options)
         assert spec is not None
@@ -126,6 +131,7 @@ def build_receiver(
     prepared: PreparedPair,
     cases: Sequence[GoldenCase],
     sharers: Sequence[BuiltSharer],
+    fusers: Once[list[LinkedLayers]],
     site: GraphSite,
     kept: KeptStages,
     *,
@@ -133,10 +139,11 @@ def build_receiver(
 ) -> BuiltReceiver:
     """What the whole eager chain computes of the cases, and the Receiver's graph.
 
+    ``fusers`` are forgotten before anything is traced, which needs the room.
     ``with_loss``: also what eager computes on the text that the loss of few bits is measured on.
     """
     source = prepared.source.receiver
-    load = cache(partial(load_model, source))
+    load = Once(partial(load_model, source))
     outcomes = run_chain(
         prepared.pair,
         [source, *prepared.source.sharers],
@@ -145,8 +152,10 @@ def build_receiver(
         prepared.fusers,
         site.golden_directory,
         load,
+        fusers,
         kept,
     )
+    fusers.forget()
     release_memory()
     lossiest = site.target.precision.lossiest
     golden = tuple(

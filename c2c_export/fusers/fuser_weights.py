@@ -89,7 +89,7 @@ def check_weights(layer: FuserLayer, state_dict: Mapping[str, Tensor], path: Pat
         elif not weight.is_floating_point():
             cause = f"{path}: {name} is stored as {weight.dtype}"
             problems.append(Problem(cause, "store weights in float32, bfloat16 or float16"))
-        elif weight.numel() and not all(map(math.isfinite, map(float, weight.aminmax()))):
+        elif weight.numel() and not all(map(math.isfinite, map(float, weight.detach().aminmax()))):
             cause = f"{path}: {name} holds values that are not finite (NaN or infinity)"
             problems.append(Problem(cause, "train again or take an earlier checkpoint-N"))
     return problems

@@ -180,7 +180,7 @@ def load_model(
         Problem(f"weight {name} holds values that are not finite", "give an undamaged checkpoint")
         for name, weight in model.named_parameters()
         # What is not finite is one of its extremes: nine times as fast as a look at each.
-        if weight.numel() and not all(map(math.isfinite, map(float, weight.aminmax())))
+        if weight.numel() and not all(map(math.isfinite, map(float, weight.detach().aminmax())))
     ]
     if problems:
         raise PairError(f"the weights of {source} do not fit its config", problems)

@@ -34,6 +34,9 @@ _MIN_COSINE = {"fp16": 0.999, "bf16": 0.995, "int8": 0.99, "fp8": 0.98, "int4": 
 _MIN_AGREEMENT = {"fp16": 0.95, "bf16": 0.9, "int8": 0.8, "fp8": 0.7, "int4": 0.4}
 _NUM_SHARED_OUT = 40  # greedy ids that such a share is taken of: of 40, two may differ
 _MIN_SHARED_OUT = 20  # of fewer, one may not, so only ids that rounding cannot change are kept
+_MANY_PARAMETERS = (
+    300_000_000  # of a Receiver whose eager steps take a quarter of a second and more
+)
 _LOW_PRECISION_MARGIN = 0.03  # between the best two logits, relative to the largest
 _MAX_WINDOW = 2048  # eager attention over a longer prompt takes minutes and gigabytes
 _MIN_MARGIN = 10  # tolerances between the best two logits, below which a greedy id is a coin toss
@@ -72,12 +75,15 @@ def plan_cases(
     limits: Limits,
     text_ids: Sequence[int] | None,
     tables: Sequence[np.ndarray | None],
+    num_parameters: int,
 ) -> tuple[GoldenCase, ...]:
     """The cases for a pair, whatever its graphs compute in; without Sharers nothing is fused.
 
     ``text_ids``: ``TEXT`` in Receiver tokens, None without a tokenizer (then seeded random ids).
-    ``tables``: the alignment of each Sharer, None for same ids.
+    ``tables``: the alignment of each Sharer, None for same ids. ``num_parameters``: of the Receiver, of
+    which a large one gives fewer greedy ids.
     """
+    num_greedy = _NUM_SHARED_OUT if num_parameters < _MANY_PARAMETERS else _MIN_SHARED_OUT
     fused = ((1 << len(pair.sharers)) - 1) or UNFUSED
 
     def case(
@@ -94,7 +100,7 @@ def plan_cases(
             ids,
             sharer_ids,
             tuple(sections),
-            min(_NUM_SHARED_OUT, room),
+            min(num_greedy, room),
             min(num_greedy_fp32, room),
             tail,
         )
