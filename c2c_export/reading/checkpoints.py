@@ -24,9 +24,16 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from c2c_export.reading.architectures import ARCHITECTURES, check_architecture
+from c2c_export.reading.gguf_config import complete_config
+from c2c_export.reading.gguf_contents import check_gguf_contents
 from c2c_export.reading.gguf_reading import plain_arrays
 from c2c_export.reading.model_source import OTHER_WAYS, ModelSource
-from c2c_export.reading.weight_headers import WeightHeader, gguf_headers, safetensors_headers
+from c2c_export.reading.weight_headers import (
+    WeightHeader,
+    gguf_header,
+    gguf_headers,
+    safetensors_headers,
+)
 from c2c_export.system_errors import missing, naming_system_errors
 from c2c_runtime.bundle.manifest import ModelDims
 from c2c_runtime.errors import PairError, Problem, UnavailableError
@@ -47,7 +54,9 @@ def read_config(source: ModelSource) -> Any:
             )
         return _parse_config(source)
     path = source.directory / source.gguf_file
-    gguf_headers(path)  # says what is wrong with a damaged file
+    problems = check_gguf_contents(gguf_header(path))
+    if problems:
+        raise PairError(f"{path} cannot be read as it is meant", problems)
     # Parsing a GGUF vocabulary takes seconds, so it is done once; a config can be changed, so copy.
     modified_ns = path.stat().st_mtime_ns
     return copy.deepcopy(_parse_gguf_config(source, modified_ns))
@@ -55,7 +64,12 @@ def read_config(source: ModelSource) -> Any:
 
 @lru_cache(maxsize=8)
 def _parse_gguf_config(source: ModelSource, modified_ns: int) -> Any:
-    return _parse_config(source)
+    assert source.gguf_file is not None
+    path = source.directory / source.gguf_file
+    config = _parse_config(source)
+    if config.model_type in ARCHITECTURES:  # others are refused by name
+        complete_config(config, gguf_header(path), path)
+    return config
 
 
 def _parse_config(source: ModelSource) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from c2c_export.reading.gguf_header import GGUFTensor, read_gguf_tensors
+from c2c_export.reading.gguf_header import GGUFHeader, read_gguf_header
 from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.errors import PairError, Problem
 
@@ -82,21 +82,25 @@ def weight_files(directory: Path) -> list[Path]:
     raise PairError.of(cause, f"give a checkpoint with {_SINGLE}, as save_pretrained writes it")
 
 
+def gguf_header(path: Path) -> GGUFHeader:
+    """The header of a GGUF file. Raises PairError for a damaged file."""
+    try:
+        with naming_system_errors(PairError):
+            status = path.stat()
+            return _gguf_header(path, status.st_size, status.st_mtime_ns)
+    except (ValueError, OSError) as error:
+        problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
+        raise PairError("", [problem]) from error
+
+
 def gguf_headers(path: Path) -> dict[str, WeightHeader]:
     """Every weight of a GGUF file; quantised ones count as float32, which they are loaded as.
 
     Raises PairError for a damaged file.
     """
-    try:
-        with naming_system_errors(PairError):
-            status = path.stat()
-            tensors = _gguf_tensors(path, status.st_size, status.st_mtime_ns)
-    except (ValueError, OSError) as error:
-        problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
-        raise PairError("", [problem]) from error
     return {
         name: WeightHeader(tensor.shape, tensor.dtype or "float32")
-        for name, tensor in tensors.items()
+        for name, tensor in gguf_header(path).tensors.items()
     }
 
 
@@ -110,6 +114,6 @@ def num_parameters(directory: Path, gguf_file: str | None) -> int:
 
 
 @lru_cache(maxsize=8)
-def _gguf_tensors(path: Path, size_bytes: int, modified_ns: int) -> Mapping[str, GGUFTensor]:
+def _gguf_header(path: Path, size_bytes: int, modified_ns: int) -> GGUFHeader:
     """The header of a file as it is now: config, sizes and plan of a build ask for it."""
-    return read_gguf_tensors(path)
+    return read_gguf_header(path)

@@ -16,7 +16,7 @@ from tiny_models import ARCHITECTURE_CONFIGS, tiny_model
 from c2c_export.lowering.tracing import ATTENTION
 from c2c_export.pair import demo
 from c2c_export.reading.checkpoints import eos_ids, load_model, model_dims, read_config
-from c2c_export.reading.gguf_header import read_gguf_tensors
+from c2c_export.reading.gguf_header import read_gguf_header
 from c2c_export.reading.model_source import ModelSource, resolve_model
 from c2c_runtime.errors import PairError, UnavailableError
 
@@ -402,7 +402,7 @@ def gguf_bytes(magic=b"GGUF", version=3):
 def test_a_gguf_header_gives_shapes_as_pytorch_has_them(tmp_path):
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes())
-    tensors = read_gguf_tensors(path)
+    tensors = read_gguf_header(path).tensors
     assert tensors["blk.0.attn_k.weight"].shape == (192, 576)
     assert tensors["blk.0.attn_k.weight"].dtype is None
     assert tensors["norm.weight"].dtype == "float32"
@@ -422,7 +422,7 @@ def test_a_damaged_gguf_header(tmp_path, content, cause):
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=cause):
-        read_gguf_tensors(path)
+        read_gguf_header(path)
 
 
 def test_a_damaged_gguf_file_is_a_problem(tmp_path):
