@@ -16,7 +16,7 @@ from c2c_export.pair.pair import PairSource
 from c2c_export.pair.preflight import TokenizerFacts, check_pair
 from c2c_export.reading.checkpoints import eos_ids, model_dims, read_config
 from c2c_export.reading.model_source import ModelSource
-from c2c_export.reading.tokenizers import load_tokenizer
+from c2c_export.reading.tokenizers import read_tokenizer
 from c2c_runtime.bundle import names
 from c2c_runtime.bundle.manifest import Limits, ModelDims, Pair
 from c2c_runtime.errors import InputError, PairError, Problem
@@ -30,7 +30,8 @@ class PreparedPair:
     """A pair that was found to fit together. Weights stay in their files until they are needed.
 
     ``tokenizers`` by role; empty if the Receiver or any Sharer has none. ``default_templates``:
-    chat templates for Sharers that bring none. ``fusers``: one checkpoint a Sharer.
+    chat templates for Sharers that bring none. ``fusers``: one checkpoint a Sharer. ``notes``: what a
+    user should know and no error says.
     """
 
     source: PairSource
@@ -40,6 +41,7 @@ class PreparedPair:
     tokenizers: dict[str, PreTrainedTokenizerBase]
     default_templates: dict[str, str]
     fusers: tuple[FuserCheckpoint, ...]
+    notes: tuple[str, ...] = ()
 
     def load_fusers(self) -> list[LinkedLayers]:
         """Each Sharer's Fuser, read from its files."""
@@ -58,9 +60,10 @@ def prepare_pair(
     problems: list[Problem] = []
     models = [source.receiver, *source.sharers]
     dims = [_collect(problems, _read_dims, model) for model in models]
-    tokenizers = [
-        _collect(problems, load_tokenizer, model.directory, model.gguf_file) for model in models
+    read = [
+        _collect(problems, read_tokenizer, model.directory, model.gguf_file) for model in models
     ]
+    tokenizers = [None if found is None else found.tokenizer for found in read]
     fusers = [_collect(problems, read_fuser, path) for path in source.fusers]
     known_dims = [found for found in dims if found is not None]
     known_fusers = [found for found in fusers if found is not None]
@@ -104,6 +107,7 @@ def prepare_pair(
             for number, sharer in enumerate(sharers, start=1)
         },
         fusers=tuple(known_fusers),
+        notes=tuple(found.note for found in read if found is not None and found.note),
     )
 
 
