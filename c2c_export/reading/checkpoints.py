@@ -24,6 +24,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from c2c_export.reading.architectures import ARCHITECTURES, check_architecture
+from c2c_export.reading.directory_check import check_directory
 from c2c_export.reading.gguf_config import complete_config
 from c2c_export.reading.gguf_contents import check_gguf_contents
 from c2c_export.reading.gguf_reading import plain_arrays
@@ -42,6 +43,9 @@ from c2c_runtime.errors import PairError, Problem, UnavailableError
 def read_config(source: ModelSource) -> Any:
     """The transformers config of a checkpoint. Raises PairError: missing, unreadable, unknown type."""
     if source.gguf_file is None:
+        problems = check_directory(source.directory)
+        if problems:
+            raise PairError("", problems)
         fields = _read_json(source.directory / "config.json", source)
         model_type = fields.get("model_type")
         if not isinstance(model_type, str):

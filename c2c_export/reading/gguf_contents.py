@@ -102,8 +102,14 @@ _LAYER_TENSOR = re.compile(r"blk\.(\d+)\.(.+)")
 def check_gguf_contents(header: GGUFHeader) -> list[Problem]:
     """Everything in a file that would be dropped although it says what the model computes.
 
-    Empty for an architecture that is not in the table: it is refused by its name elsewhere.
+    An architecture that is not in the table is refused by its name elsewhere.
     """
+    kind = header.fields.get("general.type", "model")
+    if kind != "model":
+        merge = "merge it into its model, and " if kind == "adapter" else ""
+        return [
+            Problem(f"the GGUF file holds no whole model: general.type is {kind}", merge + REMEDY)
+        ]
     if header.architecture not in _LAYER_TENSORS:
         return []
     return [*_field_problems(header), *_tensor_problems(header)]

@@ -208,3 +208,11 @@ def test_a_key_that_is_missing_is_named(tmp_path):
     writer.write_kv_data_to_file()
     writer.close()
     assert any("llama.attention.layer_norm_rms_epsilon" in cause for cause in causes_of(path))
+
+
+@pytest.mark.parametrize("kind", ["adapter", "mmproj"])
+def test_a_file_that_is_no_whole_model_is_named(tmp_path, llama, kind):
+    (cause,) = causes_of(
+        write_gguf(llama, tmp_path / "m.gguf", "llama", lambda w: w.add_type(kind))
+    )
+    assert f"general.type is {kind}" in cause
