@@ -9,7 +9,9 @@ from pathlib import Path
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
 
+from c2c_export.reading.chat_templates import chat_template, check_gguf_templates
 from c2c_export.reading.gguf_reading import plain_arrays
+from c2c_export.reading.weight_headers import gguf_header
 from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.bundle.manifest import SpecialToken, TokenizerSpec
 from c2c_runtime.errors import C2CError, PairError
@@ -60,15 +62,20 @@ def read_tokenizer(source_dir: Path, gguf_file: str | None = None) -> ReadTokeni
     tokenizers from a model's type and drop what the file says. ``gguf_file``: name of a GGUF file in
     ``source_dir`` that holds the tokenizer. Only local files are read and none of them is run.
 
-    Raises ``PairError`` if the tokenizer files cannot be read or give no fast tokenizer.
+    Raises ``PairError`` if the tokenizer files cannot be read or give no fast tokenizer, or no chat
+    template can be told to be the one that is meant.
     """
     if gguf_file is None and not any((source_dir / name).is_file() for name in _SOURCE_FILES):
         return None
     if gguf_file is None and (source_dir / TOKENIZER_FILE).is_file():
         found = _read_tokenizer_file(source_dir)
     else:
+        if gguf_file is not None:
+            path = source_dir / gguf_file
+            check_gguf_templates(path, gguf_header(path).fields)
         found = ReadTokenizer(_from_pretrained(AutoTokenizer, source_dir, gguf_file))
     backend_of(found.tokenizer)
+    chat_template(found.tokenizer)
     return found
 
 
@@ -146,7 +153,7 @@ def export_tokenizer(
     Raises ``PairError`` if it is not a fast tokenizer.
     """
     backend = backend_copy(tokenizer)
-    template = _chat_template(tokenizer) or default_template
+    template = chat_template(tokenizer) or default_template
     directory.mkdir(parents=True, exist_ok=True)
     (directory / TOKENIZER_FILE).write_text(backend.to_str(), encoding="utf-8", newline="")
     if template is not None:
@@ -183,14 +190,6 @@ def backend_of(tokenizer: PreTrainedTokenizerBase) -> tokenizers.Tokenizer:
             ".save_pretrained(DIR) with sentencepiece or tiktoken installed",
         )
     return backend
-
-
-def _chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """The template used for chats; of several named ones, ``default``."""
-    template = tokenizer.chat_template
-    if isinstance(template, dict):
-        template = template.get("default")
-    return template or None
 
 
 def _special(text: str | None, id: int | None) -> SpecialToken | None:
