@@ -71,6 +71,12 @@ def prepare_pair(
         raise PairError(f"the pair {source.name} cannot be built:", problems)
 
     receiver, *sharers = known_dims
+    beyond = [
+        _beyond_vocabulary(tokenizer, found, model)
+        for tokenizer, found, model in zip(tokenizers, known_dims, models, strict=True)
+        if tokenizer is not None
+    ]
+    problems += [found for found in beyond if isinstance(found, Problem)]
     facts = _tokenizer_facts(tokenizers, receiver.vocab_size)
     limits = asked_limits.of(known_dims)
     problems += check_pair(
@@ -107,7 +113,10 @@ def prepare_pair(
             for number, sharer in enumerate(sharers, start=1)
         },
         fusers=tuple(known_fusers),
-        notes=tuple(found.note for found in read if found is not None and found.note),
+        notes=(
+            *(found.note for found in read if found is not None and found.note),
+            *(found for found in beyond if isinstance(found, str)),
+        ),
     )
 
 
@@ -122,6 +131,25 @@ def _collect(problems: list[Problem], read: Callable[..., T], *args: object) -> 
 
 def _read_dims(model: ModelSource) -> ModelDims:
     return model_dims(read_config(model), model)
+
+
+def _beyond_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, dims: ModelDims, model: ModelSource
+) -> Problem | str | None:
+    """Tokens without a row among the embeddings: added ones a note, those of every text a problem."""
+    added = tokenizer.added_tokens_decoder
+    beyond = [id for id in tokenizer.get_vocab().values() if id >= dims.vocab_size]
+    if not beyond:
+        return None
+    own = f"{model} has {dims.vocab_size} embeddings (vocab_size)"
+    if all(id in added for id in beyond):
+        return (
+            f"{own}; {len(beyond)} added token(s) of its tokenizer have ids beyond them: not usable"
+        )
+    return Problem(
+        f"{own}, and its tokenizer has ids up to {max(beyond)}",
+        "give the tokenizer that belongs to this model",
+    )
 
 
 def _tokenizer_facts(

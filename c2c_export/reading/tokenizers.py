@@ -80,17 +80,19 @@ def read_tokenizer(source_dir: Path, gguf_file: str | None = None) -> ReadTokeni
 
 
 def _read_tokenizer_file(source_dir: Path) -> ReadTokenizer:
-    own = _from_pretrained(TokenizersBackend, source_dir)
+    usual: PreTrainedTokenizerBase | None
     try:
         usual = _from_pretrained(AutoTokenizer, source_dir)
     except PairError:  # a class that is not known here; the file needs none
+        usual = None
+    own = _from_pretrained(TokenizersBackend, source_dir)
+    if usual is None:
         return ReadTokenizer(own)
+    different = None
     if isinstance(getattr(usual, "backend_tokenizer", None), tokenizers.Tokenizer):
         different = _first_difference(own, usual)
         if different is None:
             return ReadTokenizer(usual)
-    else:
-        different = None
     for role in ("bos_token", "eos_token", "unk_token", "pad_token"):
         text = getattr(usual, role)  # a class can state what no file does
         if getattr(own, role) is None and text is not None and text in own.get_vocab():
