@@ -82,7 +82,7 @@ def read_json(path: Path, source: ModelSource) -> dict[str, Any]:
     if path.is_symlink() and not path.exists():
         raise PairError.of(missing(path), "download the checkpoint again")
     if not path.is_file():
-        found = sorted(source.directory.glob("*.gguf"))
+        found = sorted(source.directory.glob("*.[gG][gG][uU][fF]"))
         remedy = f"give the file itself: {found[0]}" if found else OTHER_WAYS
         raise PairError.of(f"{source.directory} has no {path.name}", remedy)
     try:

@@ -63,7 +63,13 @@ def _headers_of_file(path: Path) -> dict[str, WeightHeader]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that the weights of a checkpoint lie in. PairError if there are none."""
+    """The files that the weights of a checkpoint lie in. PairError if there are none.
+
+    ``model.safetensors`` comes before an index, which can be left over from shards, as in transformers.
+    """
+    single = directory / _SINGLE
+    if single.is_file() or single.is_symlink():
+        return [single]
     index = directory / _INDEX
     if index.is_file() or index.is_symlink():
         try:
@@ -74,9 +80,6 @@ def weight_files(directory: Path) -> list[Path]:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             problem = Problem(f"{index} is no index of weights: {error}", "download it again")
             raise PairError("", [problem]) from error
-    single = directory / _SINGLE
-    if single.is_file() or single.is_symlink():
-        return [single]
     pickled = sorted(directory.glob("pytorch_model*.bin"))
     cause = f"{directory} holds pickled weights only" if pickled else f"{directory} has no weights"
     raise PairError.of(cause, f"give a checkpoint with {_SINGLE}, as save_pretrained writes it")

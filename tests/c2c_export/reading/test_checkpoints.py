@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from paths import GOLDEN
 from safetensors.torch import load_file, save_file
+from tiny_gguf import write_gguf
 from tiny_models import ARCHITECTURE_CONFIGS, tiny_model
 
 from c2c_export.lowering.tracing import ATTENTION
@@ -67,6 +68,26 @@ def test_a_gguf_file_is_found(tmp_path):
     source = resolve_model(str(tmp_path / "small.Q4.gguf"))
     assert (source.directory, source.gguf_file) == (tmp_path.resolve(), "small.Q4.gguf")
     assert source.name == "small.Q4"
+
+
+def test_a_gguf_file_in_the_hubs_cache_is_a_link(tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    model = tiny_model(tmp_path / "m", "llama", vocab=424, layers=1)
+    write_gguf(model, blobs / "0123abcd", "llama")
+    (snapshot / "m.gguf").symlink_to("../../blobs/0123abcd")
+    assert dims_of(snapshot / "m.gguf").num_layers == 1
+    load_model(resolve_model(str(snapshot / "m.gguf")))
+
+
+def test_a_gguf_file_in_capitals_is_found(tmp_path):
+    model = tiny_model(tmp_path / "m", "llama", vocab=424, layers=1)
+    path = write_gguf(model, tmp_path / "SMALL.GGUF", "llama")
+    assert dims_of(path).num_layers == 1
+    load_model(resolve_model(str(path)))
+    with pytest.raises(PairError, match=r"SMALL\.GGUF"):
+        dims_of(tmp_path)
 
 
 def test_a_local_directory_comes_before_a_hub_id(tmp_path, monkeypatch):
@@ -279,8 +300,17 @@ def test_every_missing_shard_is_named(qwen3):
 
 
 def test_a_broken_index(qwen3):
+    (qwen3 / "model.safetensors").unlink()
     (qwen3 / "model.safetensors.index.json").write_text('{"weights": {}}')
     assert "no index of weights" in problem_of(dims_of, qwen3).cause
+
+
+def test_an_index_left_over_beside_a_complete_file_is_read_past(qwen3):
+    whole = dims_of(qwen3)
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
+    (qwen3 / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert dims_of(qwen3) == whole
+    assert load_model(resolve_model(str(qwen3))).config.num_hidden_layers == whole.num_layers
 
 
 # Loading
