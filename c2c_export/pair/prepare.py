@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 class PreparedPair:
     """A pair that was found to fit together. Weights stay in their files until they are needed.
 
-    ``tokenizers`` by role; empty if the Receiver or any Sharer has none. ``default_templates``:
+    ``tokenizers`` by role, of those that have one; empty if the Receiver has none. ``default_templates``:
     chat templates for Sharers that bring none. ``fusers``: one checkpoint a Sharer. ``notes``: what a
     user should know and no error says.
     """
@@ -97,7 +97,7 @@ def prepare_pair(
         source.multi_sharer,
     )
     roles = [names.RECEIVER, *(names.sharer(number) for number in range(1, len(models)))]
-    complete = {
+    by_role = {
         role: tokenizer
         for role, tokenizer in zip(roles, tokenizers, strict=True)
         if tokenizer is not None
@@ -107,7 +107,7 @@ def prepare_pair(
         pair=pair,
         limits=limits,
         eos_ids=eos_ids(source.receiver, read_config(source.receiver)),
-        tokenizers=complete if len(complete) == len(roles) else {},
+        tokenizers=by_role if names.RECEIVER in by_role else {},
         default_templates={
             names.sharer(number): default_chat_template(sharer.architecture)
             for number, sharer in enumerate(sharers, start=1)
@@ -116,6 +116,7 @@ def prepare_pair(
         notes=(
             *(found.note for found in read if found is not None and found.note),
             *(found for found in beyond if isinstance(found, str)),
+            *_missing_tokenizers(facts),
         ),
     )
 
@@ -131,6 +132,19 @@ def _collect(problems: list[Problem], read: Callable[..., T], *args: object) -> 
 
 def _read_dims(model: ModelSource) -> ModelDims:
     return model_dims(read_config(model), model)
+
+
+def _missing_tokenizers(facts: TokenizerFacts) -> Iterator[str]:
+    """What a bundle will not do for want of tokenizers."""
+    if not facts.receiver:
+        yield "the Receiver has no tokenizer: the bundle will take and give token ids only"
+        return
+    for number, there in enumerate(facts.sharers, start=1):
+        if not there:
+            yield (
+                f"Sharer {number} has no tokenizer: plain prompts and token ids are answered, chats are "
+                "not, and ids are taken to mean the same to both; put tokenizer.json beside its weights"
+            )
 
 
 def _beyond_vocabulary(
