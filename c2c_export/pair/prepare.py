@@ -14,7 +14,8 @@ from c2c_export.pair.asked import ANY_LIMITS, Alignment, AskedLimits
 from c2c_export.pair.links import pair_from_sources
 from c2c_export.pair.pair import PairSource
 from c2c_export.pair.preflight import TokenizerFacts, check_pair
-from c2c_export.reading.checkpoints import eos_ids, model_dims, read_config
+from c2c_export.reading.checkpoints import model_dims, read_config
+from c2c_export.reading.end_of_turn import eos_ids
 from c2c_export.reading.model_source import ModelSource
 from c2c_export.reading.tokenizers import read_tokenizer
 from c2c_runtime.bundle import names
@@ -106,7 +107,7 @@ def prepare_pair(
         source=source,
         pair=pair,
         limits=limits,
-        eos_ids=eos_ids(source.receiver, read_config(source.receiver)),
+        eos_ids=eos_ids(source.receiver, read_config(source.receiver), tokenizers[0]),
         tokenizers=by_role if names.RECEIVER in by_role else {},
         default_templates={
             names.sharer(number): default_chat_template(sharer.architecture)

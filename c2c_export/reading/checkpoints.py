@@ -20,7 +20,6 @@ from c2c_export.reading.architectures import ARCHITECTURES, check_architecture
 from c2c_export.reading.config_file import (
     CONFIG_ERRORS,
     config_from_directory,
-    read_json,
     refused,
 )
 from c2c_export.reading.directory_check import check_directory
@@ -220,28 +219,6 @@ def load_model(
     if problems:
         raise PairError(f"the weights of {source} do not fit its config", problems)
     return model.to(dtype).eval().requires_grad_(False)
-
-
-def eos_ids(source: ModelSource, config: Any) -> tuple[int, ...]:
-    """Every id that ends an answer: the config's, then generation_config.json's, each once.
-
-    Raises PairError where one is no id.
-    """
-    stated = [getattr(config, "eos_token_id", None)]
-    path = source.directory / "generation_config.json"
-    if source.gguf_file is None and path.is_file():
-        stated.append(read_json(path, source).get("eos_token_id"))
-    ids: dict[int, None] = {}
-    for entry in stated:
-        for token_id in entry if isinstance(entry, list | tuple) else [entry]:
-            if isinstance(token_id, int) and not isinstance(token_id, bool):
-                ids[token_id] = None
-            elif token_id is not None:
-                raise _wrong(
-                    f"eos_token_id of {path} is {token_id!r}, which is no token id",
-                    "give the id of that token, an integer, or a list of ids",
-                )
-    return tuple(ids)
 
 
 def _wrong(cause: str, remedy: str) -> PairError:

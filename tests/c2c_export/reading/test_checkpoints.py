@@ -16,7 +16,8 @@ from tiny_models import ARCHITECTURE_CONFIGS, tiny_model
 
 from c2c_export.lowering.tracing import ATTENTION
 from c2c_export.pair import demo
-from c2c_export.reading.checkpoints import eos_ids, load_model, model_dims, read_config
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config
+from c2c_export.reading.end_of_turn import eos_ids
 from c2c_export.reading.gguf_header import read_gguf_header
 from c2c_export.reading.model_source import ModelSource, resolve_model
 from c2c_runtime.errors import PairError, UnavailableError

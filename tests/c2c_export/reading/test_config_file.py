@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from c2c_export.reading.checkpoints import eos_ids, load_model, model_dims, read_config
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config
+from c2c_export.reading.end_of_turn import eos_ids
 from c2c_export.reading.model_source import resolve_model
 from c2c_runtime.errors import PairError
 
