@@ -125,6 +125,8 @@ UNSUPPORTED: dict[str, str] = {
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope", "su")
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
 
+_BIDIRECTIONAL = ("use_bidirectional_attention", "bidirectional", "is_bidirectional")
+
 _CHOOSE_ANOTHER = f"use a model of one of these types: {', '.join(ARCHITECTURES)}"
 
 
@@ -156,8 +158,11 @@ def _attention_problems(model_type: str, config: Any) -> Iterator[Problem]:
     softcap = getattr(config, "attn_logit_softcapping", None)
     if softcap is not None:
         yield refused("soft-capped attention logits", f"attn_logit_softcapping {softcap}")
-    if getattr(config, "use_bidirectional_attention", None):
-        yield refused("bidirectional attention", "use_bidirectional_attention")
+    for name in _BIDIRECTIONAL:
+        if getattr(config, name, None):
+            yield refused("bidirectional attention", name)
+    if getattr(config, "is_causal", None) is False:
+        yield refused("bidirectional attention, as embedding models have", "is_causal false")
     if getattr(config, "attention_chunk_size", None):
         yield refused("chunked attention", f"attention_chunk_size {config.attention_chunk_size}")
     if getattr(config, "attention_sinks", None):
