@@ -22,7 +22,7 @@ from c2c_export.reading.config_file import (
     config_from_directory,
     refused,
 )
-from c2c_export.reading.directory_check import check_directory
+from c2c_export.reading.directory_check import check_directory, check_names
 from c2c_export.reading.gguf_config import complete_config
 from c2c_export.reading.gguf_contents import check_gguf_contents
 from c2c_export.reading.model_source import OTHER_WAYS, ModelSource
@@ -161,6 +161,9 @@ def _key_projections(config: Any, source: ModelSource) -> list[WeightHeader]:
         pattern = architecture.gguf_key_projection
     else:
         headers = safetensors_headers(source.directory)
+        problems = check_names(source.directory, headers)
+        if problems:
+            raise PairError("", problems)
         pattern = architecture.key_projection
     names = [pattern.format(layer=layer) for layer in range(config.num_hidden_layers)]
     missing = [name for name in names if name not in headers]

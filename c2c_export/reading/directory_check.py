@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from c2c_runtime.errors import Problem
 
+# What quantisers write beside or instead of a weight: GPTQ and AWQ, compressed-tensors and fp8,
+# bitsandbytes.
+_QUANTISED = (
+    *(".qweight", ".qzeros", ".g_idx"),
+    *(".weight_packed", ".weight_scale", ".weight_scale_inv", ".weight_zero_point"),
+    *(".weight.absmax", ".weight.quant_map", ".SCB"),
+)
 _ADAPTER = "adapter_config.json"
 
 
@@ -24,5 +32,18 @@ def check_directory(directory: Path) -> list[Problem]:
         Problem(
             f"{directory} holds an adapter ({_ADAPTER}) beside a model, and it is not said which is meant",
             f"{merge}; or remove {_ADAPTER} for the model without it",
+        )
+    ]
+
+
+def check_names(directory: Path, names: Iterable[str]) -> list[Problem]:
+    """Weights, by their names, that are quantised although the config does not say so."""
+    found = next((name for name in sorted(names) if name.endswith(_QUANTISED)), None)
+    if found is None:
+        return []
+    return [
+        Problem(
+            f"the weights in {directory} are quantised (one is {found})",
+            "give the unquantised checkpoint and ask for --precision int8 or int4 instead",
         )
     ]

@@ -75,7 +75,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 
 # Other namespaces, which say nothing of what the model computes: provenance, how weights were rounded,
 # and text, which tokenizers.py reads.
-_OTHER_NAMESPACES_REFUSED = ("adapter.", "clip.", "split.")
+_OTHER_NAMESPACES_REFUSED = ("adapter.", "clip.")
 
 _LAYER = ("attn_norm", "attn_output", "ffn_norm", "ffn_down", "ffn_up")
 _SPLIT = ("attn_q", "attn_k", "attn_v", "ffn_gate")
@@ -104,6 +104,11 @@ def check_gguf_contents(header: GGUFHeader) -> list[Problem]:
 
     An architecture that is not in the table is refused by its name elsewhere.
     """
+    num_parts = header.fields.get("split.count", 1)
+    if num_parts > 1:
+        part = f"part {header.fields.get('split.no', 0) + 1} of {num_parts}"
+        merge = "join them (llama.cpp: llama-gguf-split --merge FIRST OUT), or "
+        return [Problem(f"the GGUF file is split, this is {part}", merge + REMEDY)]
     kind = header.fields.get("general.type", "model")
     if kind != "model":
         merge = "merge it into its model, and " if kind == "adapter" else ""

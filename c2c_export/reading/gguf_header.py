@@ -25,6 +25,10 @@ _MAX_ARRAY = 1024  # longer ones are vocabularies, never a setting of a model
 _UNQUANTISED = {0: "float32", 1: "float16", 30: "bfloat16"}  # of ggml_type
 
 
+class BigEndianError(ValueError):
+    """The file is whole, and written for machines of the other byte order."""
+
+
 @dataclass(frozen=True)
 class GGUFTensor:
     """A tensor's shape as PyTorch has it; ``dtype`` is None where it is quantised. ``offset``: of its
@@ -55,7 +59,7 @@ class GGUFHeader:
 
 
 def read_gguf_header(path: Path) -> GGUFHeader:
-    """Raises ValueError for a file that is no GGUF or is cut short, OSError."""
+    """Raises ValueError for a file that is no GGUF or is cut short, BigEndianError, OSError."""
     with path.open("rb") as file:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -84,6 +88,8 @@ class _Cursor:
 
     def header(self) -> GGUFHeader:
         version = self._number("<I")
+        if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
+            raise BigEndianError("it is big-endian")
         if version not in _VERSIONS:
             raise ValueError(f"it has version {version}, known are {_VERSIONS}")
         num_tensors, num_fields = self._number("<Q"), self._number("<Q")

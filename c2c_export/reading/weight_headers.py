@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from c2c_export.reading.gguf_header import GGUFHeader, read_gguf_header
+from c2c_export.reading.gguf_header import BigEndianError, GGUFHeader, read_gguf_header
 from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.errors import PairError, Problem
 
@@ -91,6 +91,9 @@ def gguf_header(path: Path) -> GGUFHeader:
         with naming_system_errors(PairError):
             status = path.stat()
             return _gguf_header(path, status.st_size, status.st_mtime_ns)
+    except BigEndianError as error:
+        remedy = "give a little-endian one: gguf-convert-endian of the package gguf converts it"
+        raise PairError.of(f"the GGUF file {path} is big-endian", remedy) from error
     except (ValueError, OSError) as error:
         problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
         raise PairError("", [problem]) from error

@@ -216,3 +216,17 @@ def test_a_file_that_is_no_whole_model_is_named(tmp_path, llama, kind):
         write_gguf(llama, tmp_path / "m.gguf", "llama", lambda w: w.add_type(kind))
     )
     assert f"general.type is {kind}" in cause
+
+
+def test_a_big_endian_file_is_named(tmp_path, llama):
+    path = write_gguf(llama, tmp_path / "m.gguf", "llama", endianess=gguf.GGUFEndian.BIG)
+    with pytest.raises(PairError, match="is big-endian") as caught:
+        dims_of(path)
+    assert "download" not in caught.value.problems[0].remedy
+
+
+def test_a_part_of_a_split_file_is_named(tmp_path, llama):
+    write_gguf(llama, tmp_path / "m.gguf", "llama", split_max_tensors=12)
+    for number in (1, 2):
+        (cause,) = causes_of(tmp_path / f"m-0000{number}-of-00002.gguf")
+        assert f"part {number} of 2" in cause
