@@ -7,7 +7,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from c2c_runtime.errors import PairError
+from c2c_runtime.errors import BundleError, PairError, Problem
+from c2c_runtime.text.chat_template import ChatTemplate
 
 _GGUF_KEY = "tokenizer.chat_template"
 
@@ -23,6 +24,16 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
             raise _unnamed(str(tokenizer.name_or_path or "this checkpoint"), template)
         template = template.get("default")
     return template or None
+
+
+def check_template(template: str, where: Path) -> None:
+    """Refuse a template that the runtime could not compile. Raises PairError that names its line."""
+    try:
+        ChatTemplate(template, {}, origin=f"the chat template of {where}")
+    except BundleError as error:
+        causes = [problem.cause for problem in error.problems]
+        remedy = "mend it, or remove it for a model without a template of its own"
+        raise PairError("", [Problem(cause, remedy) for cause in causes]) from error
 
 
 def check_gguf_templates(path: Path, fields: Mapping[str, object]) -> None:

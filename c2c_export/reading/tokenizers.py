@@ -9,7 +9,11 @@ from pathlib import Path
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBackend
 
-from c2c_export.reading.chat_templates import chat_template, check_gguf_templates
+from c2c_export.reading.chat_templates import (
+    chat_template,
+    check_gguf_templates,
+    check_template,
+)
 from c2c_export.reading.gguf_reading import plain_arrays
 from c2c_export.reading.weight_headers import gguf_header
 from c2c_export.system_errors import naming_system_errors
@@ -62,8 +66,8 @@ def read_tokenizer(source_dir: Path, gguf_file: str | None = None) -> ReadTokeni
     tokenizers from a model's type and drop what the file says. ``gguf_file``: name of a GGUF file in
     ``source_dir`` that holds the tokenizer. Only local files are read and none of them is run.
 
-    Raises ``PairError`` if the tokenizer files cannot be read or give no fast tokenizer, or no chat
-    template can be told to be the one that is meant.
+    Raises ``PairError`` if the tokenizer files cannot be read or give no fast tokenizer, or if no chat
+    template can be told to be the one that is meant, or it does not compile.
     """
     if gguf_file is None and not any((source_dir / name).is_file() for name in _SOURCE_FILES):
         return None
@@ -75,7 +79,9 @@ def read_tokenizer(source_dir: Path, gguf_file: str | None = None) -> ReadTokeni
             check_gguf_templates(path, gguf_header(path).fields)
         found = ReadTokenizer(_from_pretrained(AutoTokenizer, source_dir, gguf_file))
     backend_of(found.tokenizer)
-    chat_template(found.tokenizer)
+    template = chat_template(found.tokenizer)
+    if template is not None:
+        check_template(template, source_dir / (gguf_file or ""))
     return found
 
 

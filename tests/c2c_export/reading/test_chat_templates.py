@@ -6,9 +6,11 @@ from copy import deepcopy
 
 import pytest
 from small_tokenizers import byte_level
+from tiny_bundles import source_of
 from tiny_gguf import write_gguf
-from tiny_models import tiny_model
+from tiny_models import tiny_model, tiny_pair
 
+from c2c_export.pair.prepare import prepare_pair
 from c2c_export.reading.chat_templates import chat_template
 from c2c_export.reading.tokenizers import load_tokenizer
 from c2c_runtime.errors import PairError
@@ -57,3 +59,29 @@ def test_named_templates_of_a_gguf_are_listed(tmp_path):
 
 def test_the_template_of_a_gguf_is_taken(tmp_path):
     assert chat_template(named_gguf(tmp_path, "G")) == "G"
+
+
+BROKEN = "{% for m in messages %}\n{{ m.content }\n{% endfor %}"
+
+
+def test_a_template_that_does_not_parse_is_named_with_its_line(tmp_path):
+    with pytest.raises(PairError) as caught:
+        load_tokenizer(saved(tmp_path, BROKEN))
+    (problem,) = caught.value.problems
+    assert f"the chat template of {tmp_path}, line 2" in problem.cause
+    assert "mend it" in problem.remedy
+
+
+def test_a_template_of_a_gguf_that_does_not_parse_is_named(tmp_path):
+    with pytest.raises(PairError, match=r"the chat template of .*m\.gguf, line 2"):
+        named_gguf(tmp_path, BROKEN)
+
+
+def test_a_pair_names_every_template_that_does_not_parse(tmp_path):
+    sizes = {"layers": 1, "vocab": 424}
+    paths = tiny_pair(tmp_path, "llama", "llama", receiver=sizes, sharer=sizes)
+    for role in ("receiver", "sharer"):
+        saved(paths[role], BROKEN)
+    with pytest.raises(PairError) as caught:
+        prepare_pair(source_of(paths))
+    assert len(caught.value.problems) == 2
