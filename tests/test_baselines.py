@@ -100,7 +100,7 @@ def test_verify_and_inspect_name_the_baseline(bundle, cli, tmp_path):
         assert f"Sharer 1 alone, short: {what}" in found
     words = " ".join(cli("inspect", bundle).out.split())
     assert "sharer1_speaker" in words
-    assert "Sharer 1 (EOS ids 7, 9)" in words
+    assert "Sharer 1 (EOS ids 7, 9, 1)" in words
     damaged = copied(bundle, tmp_path / "b")
     weights = damaged / f"{SPEAKER}.data"
     weights.write_bytes(weights.read_bytes()[::-1])

@@ -251,8 +251,8 @@ def two(tmp_path_factory):
 
 def test_two_sharers_each_write_a_message(two):
     eager = [
-        Eager.load(two / "pair/sharer", [2]),
-        Eager.load(two / "other/sharer", [2], default_chat_template("qwen2")),
+        Eager.load(two / "pair/sharer", [2, 1]),
+        Eager.load(two / "other/sharer", [2, 1], default_chat_template("qwen2")),
     ]
     own = Eager.load(two / "pair/receiver", [2])
     with Session.open(two / "bundle") as session:

@@ -70,7 +70,7 @@ def build_bundle(
         with stages.stage("read and check the pair"):
             prepared = _prepare(source, options)
         if stages.console is not None:
-            echo_roles(stages.console, source, prepared.pair)
+            echo_roles(stages.console, prepared)
         _check_engines(prepared, target)
         _check_need(prepared, options, writer.path)
         site = GraphSite(writer.path, target, prepared.limits)

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from c2c_engines.request import EngineReport
-from c2c_export.pair.pair import PairSource
+from c2c_export.pair.prepare import PreparedPair
 from c2c_export.reports.words import describe_model
-from c2c_runtime.bundle.manifest import Loss, Pair
+from c2c_runtime.bundle.manifest import Loss
 from c2c_runtime.checks.loss import loss_as_json
 from c2c_runtime.checks.verification import Comparison
 
 
-def echo_roles(console: Console, source: PairSource, pair: Pair) -> None:
-    """Print who is who, and their sizes."""
+def echo_roles(console: Console, prepared: PreparedPair) -> None:
+    """Print who is who, their sizes, and what a user should know of them."""
+    pair, source = prepared.pair, prepared.source
     console.print(f"[bold]Receiver[/] {source.receiver.name}: {describe_model(pair.receiver)}")
     for sharer, model in zip(pair.sharers, source.sharers, strict=True):
         console.print(f"[bold]Sharer[/]   {model.name}: {describe_model(sharer.dims)}")
@@ -26,6 +28,8 @@ def echo_roles(console: Console, source: PairSource, pair: Pair) -> None:
             f"         {len(sharer.links)} layers linked, {sum(gates)} of {len(gates)} gates open, "
             f"alignment {sharer.alignment}"
         )
+    for note in prepared.notes:
+        console.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from c2c_export.building.graph_stages import speaking_graph
 from c2c_export.building.kept_stages import KeptStages
 from c2c_export.building.once import Once
 from c2c_export.pair.prepare import PreparedPair
-from c2c_export.reading.checkpoints import eos_ids, load_model, read_config
+from c2c_export.reading.checkpoints import load_model, read_config
+from c2c_export.reading.end_of_turn import eos_ids
 from c2c_export.reading.weight_headers import num_parameters
 from c2c_export.yardstick.golden import TEXT, GoldenCase, golden_spec, plan_cases
 from c2c_runtime.bundle import names
@@ -53,7 +54,7 @@ def build_baseline(
     digests = kept.digests.of_model(source.directory, source.gguf_file)
     why = "the whole Sharer, for modes sharer and t2t"
     graph = speaking_graph(load, digests, dims, role, site, kept, why)
-    eos = eos_ids(source, read_config(source))
+    eos = eos_ids(source, read_config(source), prepared.tokenizers.get(names.sharer(number)))
     return BuiltBaseline(BaselineSpec(number, graph.spec, eos, golden), graph.report)
 
 

@@ -16,6 +16,7 @@ from c2c_export.fusers.fuser import FuserLayer
 from c2c_runtime.errors import PairError, Problem
 
 _MAX_NAMES = 4  # of wrong weights, in one message
+_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
 _DOWNLOAD_AGAIN = "download or copy the checkpoint again, completely"
 
 
@@ -54,7 +55,15 @@ def read_state_dict(path: Path, problems: list[Problem]) -> dict[str, Tensor] | 
             Problem(f"{path} is no state dict of named tensors", "save the layer's state_dict()")
         )
         return None
-    return dict(state_dict)
+    return _without_wrappers(dict(state_dict))
+
+
+def _without_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names as the layer has them: training in a wrapper writes its name before every one."""
+    for prefix in _WRAPPERS * 2:  # either can be inside the other
+        if all(name.startswith(prefix) for name in state_dict):
+            state_dict = {name.removeprefix(prefix): w for name, w in state_dict.items()}
+    return state_dict
 
 
 def _reason(error: Exception) -> str:

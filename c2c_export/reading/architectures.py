@@ -125,6 +125,8 @@ UNSUPPORTED: dict[str, str] = {
 _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope", "su")
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn", "proportional")
 
+_BIDIRECTIONAL = ("use_bidirectional_attention", "bidirectional", "is_bidirectional")
+
 _CHOOSE_ANOTHER = f"use a model of one of these types: {', '.join(ARCHITECTURES)}"
 
 
@@ -156,8 +158,11 @@ def _attention_problems(model_type: str, config: Any) -> Iterator[Problem]:
     softcap = getattr(config, "attn_logit_softcapping", None)
     if softcap is not None:
         yield refused("soft-capped attention logits", f"attn_logit_softcapping {softcap}")
-    if getattr(config, "use_bidirectional_attention", None):
-        yield refused("bidirectional attention", "use_bidirectional_attention")
+    for name in _BIDIRECTIONAL:
+        if getattr(config, name, None):
+            yield refused("bidirectional attention", name)
+    if getattr(config, "is_causal", None) is False:
+        yield refused("bidirectional attention, as embedding models have", "is_causal false")
     if getattr(config, "attention_chunk_size", None):
         yield refused("chunked attention", f"attention_chunk_size {config.attention_chunk_size}")
     if getattr(config, "attention_sinks", None):
@@ -165,8 +170,14 @@ def _attention_problems(model_type: str, config: Any) -> Iterator[Problem]:
     layer_types = getattr(config, "layer_types", None) or ()
     for unknown in sorted(set(layer_types) - {"full_attention", "sliding_attention"}):
         yield refused(f"layers of type {unknown}", "layer_types")
+    architecture = ARCHITECTURES[model_type]
+    if architecture.windows != "layer_types":
+        kind = "sliding" if architecture.sliding_window(config) else "full"
+        for other in sorted({"full_attention", "sliding_attention"} & set(layer_types)):
+            if other != f"{kind}_attention":
+                yield refused(f"layers of type {other}, which this type has not", "layer_types")
     quantization = getattr(config, "quantization_config", None)
-    if quantization is not None:
+    if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
         yield Problem(
             f"the checkpoint is quantised ({method or 'quantization_config'})",
@@ -175,6 +186,9 @@ def _attention_problems(model_type: str, config: Any) -> Iterator[Problem]:
 
 
 def _rope_problems(model_type: str, config: Any) -> Iterator[Problem]:
+    for name, value in _rope_settings(getattr(config, "rope_parameters", None) or {}):
+        if isinstance(value, str) and name not in ("rope_type", "type"):
+            yield Problem(f"rope_parameters: {name} is {value!r}", "give a number")
     for rope_type in sorted(_rope_types(getattr(config, "rope_parameters", None) or {})):
         if rope_type in _LENGTH_DEPENDENT_ROPE:
             yield Problem(
@@ -187,6 +201,14 @@ def _rope_problems(model_type: str, config: Any) -> Iterator[Problem]:
                 f"rope type {rope_type} is unknown",
                 f"use a checkpoint whose rope type is one of {', '.join(_FIXED_ROPE)}",
             )
+
+
+def _rope_settings(parameters: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from value.items()
+        else:
+            yield name, value
 
 
 def _rope_types(parameters: Mapping[str, Any]) -> set[str]:

@@ -6,49 +6,60 @@ with a checkpoint is never run.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import json
 import math
-import warnings
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
+from transformers.activations import ACT2FN
 
 from c2c_export.reading.architectures import ARCHITECTURES, check_architecture
-from c2c_export.reading.gguf_reading import plain_arrays
+from c2c_export.reading.config_file import (
+    CONFIG_ERRORS,
+    config_from_directory,
+    refused,
+)
+from c2c_export.reading.directory_check import check_directory, check_names
+from c2c_export.reading.gguf_config import complete_config
+from c2c_export.reading.gguf_contents import check_gguf_contents
 from c2c_export.reading.model_source import OTHER_WAYS, ModelSource
-from c2c_export.reading.weight_headers import WeightHeader, gguf_headers, safetensors_headers
-from c2c_export.system_errors import missing, naming_system_errors
+from c2c_export.reading.quiet import quiet
+from c2c_export.reading.weight_headers import (
+    WeightHeader,
+    gguf_header,
+    gguf_headers,
+    safetensors_headers,
+)
+from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.bundle.manifest import ModelDims
 from c2c_runtime.errors import PairError, Problem, UnavailableError
+
+_SIZES = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "head_dim",
+)
 
 
 def read_config(source: ModelSource) -> Any:
     """The transformers config of a checkpoint. Raises PairError: missing, unreadable, unknown type."""
     if source.gguf_file is None:
-        fields = _read_json(source.directory / "config.json", source)
-        model_type = fields.get("model_type")
-        if not isinstance(model_type, str):
-            raise _wrong(f"config.json of {source} names no model_type", OTHER_WAYS)
-        if model_type not in CONFIG_MAPPING_NAMES:
-            raise _wrong(
-                f"config.json of {source} has model_type {model_type}, which this version of "
-                "transformers does not know",
-                f"use one of {', '.join(ARCHITECTURES)}",
-            )
-        return _parse_config(source)
+        problems = check_directory(source.directory)
+        if problems:
+            raise PairError("", problems)
+        return _without_pad(config_from_directory(source))
     path = source.directory / source.gguf_file
-    gguf_headers(path)  # says what is wrong with a damaged file
+    problems = check_gguf_contents(gguf_header(path))
+    if problems:
+        raise PairError(f"{path} cannot be read as it is meant", problems)
     # Parsing a GGUF vocabulary takes seconds, so it is done once; a config can be changed, so copy.
     modified_ns = path.stat().st_mtime_ns
     return copy.deepcopy(_parse_gguf_config(source, modified_ns))
@@ -56,12 +67,25 @@ def read_config(source: ModelSource) -> Any:
 
 @lru_cache(maxsize=8)
 def _parse_gguf_config(source: ModelSource, modified_ns: int) -> Any:
-    return _parse_config(source)
+    assert source.gguf_file is not None
+    path = source.directory / source.gguf_file
+    config = _config_of_gguf(source)
+    if config.model_type in ARCHITECTURES:  # others are refused by name
+        complete_config(config, gguf_header(path), path)
+    return _without_pad(config)
 
 
-def _parse_config(source: ModelSource) -> Any:
+def _without_pad(config: Any) -> Any:
+    """A padding token beyond the embeddings is nobody's, and nothing is padded here."""
+    pad = getattr(config, "pad_token_id", None)
+    if pad is not None and not 0 <= pad < getattr(config, "vocab_size", pad + 1):
+        config.pad_token_id = None
+    return config
+
+
+def _config_of_gguf(source: ModelSource) -> Any:
     try:
-        with naming_system_errors(PairError), _quiet(source):
+        with naming_system_errors(PairError), quiet(source):
             return AutoConfig.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,
@@ -70,10 +94,8 @@ def _parse_config(source: ModelSource) -> Any:
             )
     except ImportError as error:
         raise _missing_package(error) from error
-    except (ValueError, KeyError, IndexError, OSError, StrictDataclassError) as error:
-        detail = " ".join(str(error).split())
-        remedy = "correct it, or download the checkpoint again"
-        raise _wrong(f"the config of {source} is refused: {detail}", remedy) from error
+    except CONFIG_ERRORS as error:
+        raise refused(source, error) from error
 
 
 def model_dims(config: Any, source: ModelSource) -> ModelDims:
@@ -84,6 +106,9 @@ def model_dims(config: Any, source: ModelSource) -> ModelDims:
     problems = check_architecture(config)
     if problems:
         raise PairError(f"{source} cannot be compiled", problems)
+    problems = list(_size_problems(config))
+    if problems:
+        raise PairError(f"the config of {source} cannot be right", problems)
     keys = _key_projections(config, source)
     num_heads = ARCHITECTURES[config.model_type].num_projected_heads(config)
     num_rows = {header.shape[0] for header in keys}
@@ -117,6 +142,19 @@ def model_dims(config: Any, source: ModelSource) -> ModelDims:
     )
 
 
+def _size_problems(config: Any) -> Iterator[Problem]:
+    for name in _SIZES:
+        value = getattr(config, name, None)
+        if value is None and name == "head_dim":
+            continue
+        if not isinstance(value, int) or value < 1:
+            yield Problem(f"{name} is {value!r}", "it must be an integer of 1 or more")
+    for name in ("hidden_act", "hidden_activation"):
+        value = getattr(config, name, None)
+        if value is not None and value not in ACT2FN:
+            yield Problem(f"{name} is {value!r}, which is unknown", "name one of transformers'")
+
+
 def _key_projections(config: Any, source: ModelSource) -> list[WeightHeader]:
     architecture = ARCHITECTURES[config.model_type]
     if source.gguf_file is not None:
@@ -124,6 +162,9 @@ def _key_projections(config: Any, source: ModelSource) -> list[WeightHeader]:
         pattern = architecture.gguf_key_projection
     else:
         headers = safetensors_headers(source.directory)
+        problems = check_names(source.directory, headers)
+        if problems:
+            raise PairError("", problems)
         pattern = architecture.key_projection
     names = [pattern.format(layer=layer) for layer in range(config.num_hidden_layers)]
     missing = [name for name in names if name not in headers]
@@ -146,10 +187,8 @@ def load_model(
     ``attn_implementation``: as transformers knows it. Raises PairError for weights that are
     missing, superfluous, of the wrong shape, or not finite.
     """
-    # A GGUF file's config comes with its whole vocabulary, so it is not read once more.
-    known = {} if source.gguf_file is None else {"config": read_config(source)}
     try:
-        with naming_system_errors(PairError), _quiet(source):
+        with naming_system_errors(PairError), quiet(source):
             model, report = AutoModelForCausalLM.from_pretrained(
                 source.directory,
                 gguf_file=source.gguf_file,
@@ -159,11 +198,11 @@ def load_model(
                 ignore_mismatched_sizes=True,  # reported below, by name
                 local_files_only=True,
                 trust_remote_code=False,
-                **known,
+                config=read_config(source),  # as it is meant, which is not always as it is written
             )
     except ImportError as error:
         raise _missing_package(error) from error
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+    except (*CONFIG_ERRORS, SafetensorError) as error:
         detail = " ".join(str(error).split())[:500]
         raise _wrong(f"the weights of {source} cannot be loaded: {detail}", OTHER_WAYS) from error
     complaints = [
@@ -187,38 +226,6 @@ def load_model(
     return model.to(dtype).eval().requires_grad_(False)
 
 
-def eos_ids(source: ModelSource, config: Any) -> tuple[int, ...]:
-    """Every id that ends an answer: the config's, then generation_config.json's, each once."""
-    stated = [getattr(config, "eos_token_id", None)]
-    path = source.directory / "generation_config.json"
-    if source.gguf_file is None and path.is_file():
-        stated.append(_read_json(path, source).get("eos_token_id"))
-    ids: dict[int, None] = {}
-    for entry in stated:
-        for token_id in entry if isinstance(entry, list | tuple) else [entry]:
-            if token_id is not None:
-                ids[int(token_id)] = None
-    return tuple(ids)
-
-
-def _read_json(path: Path, source: ModelSource) -> dict[str, Any]:
-    if path.is_symlink() and not path.exists():
-        raise _wrong(missing(path), "download the checkpoint again")
-    if not path.is_file():
-        found = sorted(source.directory.glob("*.gguf"))
-        remedy = f"give the file itself: {found[0]}" if found else OTHER_WAYS
-        raise _wrong(f"{source.directory} has no {path.name}", remedy)
-    try:
-        with naming_system_errors(PairError):
-            text = path.read_text("utf-8")
-        fields = json.loads(text)
-    except (ValueError, OSError) as error:
-        raise _wrong(f"{path} is not readable as JSON: {error}", "download it again") from error
-    if not isinstance(fields, dict):
-        raise _wrong(f"{path} holds no JSON object", "download it again")
-    return fields
-
-
 def _wrong(cause: str, remedy: str) -> PairError:
     return PairError.of(cause, remedy)
 
@@ -228,25 +235,3 @@ def _missing_package(error: ImportError) -> UnavailableError:
         f"reading this checkpoint needs a package that is not installed: {error}",
         "pip install 'c2c-export[export]'",
     )
-
-
-@contextlib.contextmanager
-def _quiet(source: ModelSource) -> Iterator[None]:
-    """No progress bars and no warnings of transformers: what matters is raised. GGUF files are read
-    through plain arrays."""
-    verbosity = transformers_logging.get_verbosity()
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        if source.gguf_file is not None:  # its loader draws a bar that no setting turns off
-            stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-            stack.enter_context(plain_arrays())
-        try:
-            yield
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-            if had_bars:
-                transformers_logging.enable_progress_bar()

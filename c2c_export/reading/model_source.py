@@ -44,11 +44,12 @@ def resolve_model(text: str) -> ModelSource:
     path = Path(text).expanduser()
     if path.is_dir():
         return ModelSource(text, path.resolve())
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not path.is_file():
             cause = missing(path) if path.is_symlink() else f"there is no GGUF file {path}"
             raise PairError.of(cause, "check the path")
-        return ModelSource(text, path.resolve().parent, path.name)
+        # A link of the hub's cache keeps its name: the file behind it is called after its hash.
+        return ModelSource(text, path.parent.resolve(), path.name)
     if path.is_file():
         raise PairError.of(f"{path} is a file, but no GGUF file", OTHER_WAYS)
     if _HUB_ID.fullmatch(text):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from c2c_export.reading.gguf_header import GGUFTensor, read_gguf_tensors
+from c2c_export.reading.gguf_header import BigEndianError, GGUFHeader, read_gguf_header
 from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.errors import PairError, Problem
 
@@ -63,7 +63,13 @@ def _headers_of_file(path: Path) -> dict[str, WeightHeader]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files that the weights of a checkpoint lie in. PairError if there are none."""
+    """The files that the weights of a checkpoint lie in. PairError if there are none.
+
+    ``model.safetensors`` comes before an index, which can be left over from shards, as in transformers.
+    """
+    single = directory / _SINGLE
+    if single.is_file() or single.is_symlink():
+        return [single]
     index = directory / _INDEX
     if index.is_file() or index.is_symlink():
         try:
@@ -74,12 +80,23 @@ def weight_files(directory: Path) -> list[Path]:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             problem = Problem(f"{index} is no index of weights: {error}", "download it again")
             raise PairError("", [problem]) from error
-    single = directory / _SINGLE
-    if single.is_file() or single.is_symlink():
-        return [single]
     pickled = sorted(directory.glob("pytorch_model*.bin"))
     cause = f"{directory} holds pickled weights only" if pickled else f"{directory} has no weights"
     raise PairError.of(cause, f"give a checkpoint with {_SINGLE}, as save_pretrained writes it")
+
+
+def gguf_header(path: Path) -> GGUFHeader:
+    """The header of a GGUF file. Raises PairError for a damaged file."""
+    try:
+        with naming_system_errors(PairError):
+            status = path.stat()
+            return _gguf_header(path, status.st_size, status.st_mtime_ns)
+    except BigEndianError as error:
+        remedy = "give a little-endian one: gguf-convert-endian of the package gguf converts it"
+        raise PairError.of(f"the GGUF file {path} is big-endian", remedy) from error
+    except (ValueError, OSError) as error:
+        problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
+        raise PairError("", [problem]) from error
 
 
 def gguf_headers(path: Path) -> dict[str, WeightHeader]:
@@ -87,16 +104,9 @@ def gguf_headers(path: Path) -> dict[str, WeightHeader]:
 
     Raises PairError for a damaged file.
     """
-    try:
-        with naming_system_errors(PairError):
-            status = path.stat()
-            tensors = _gguf_tensors(path, status.st_size, status.st_mtime_ns)
-    except (ValueError, OSError) as error:
-        problem = Problem(f"{path} is no readable GGUF file: {error}", "download it again")
-        raise PairError("", [problem]) from error
     return {
         name: WeightHeader(tensor.shape, tensor.dtype or "float32")
-        for name, tensor in tensors.items()
+        for name, tensor in gguf_header(path).tensors.items()
     }
 
 
@@ -110,6 +120,6 @@ def num_parameters(directory: Path, gguf_file: str | None) -> int:
 
 
 @lru_cache(maxsize=8)
-def _gguf_tensors(path: Path, size_bytes: int, modified_ns: int) -> Mapping[str, GGUFTensor]:
+def _gguf_header(path: Path, size_bytes: int, modified_ns: int) -> GGUFHeader:
     """The header of a file as it is now: config, sizes and plan of a build ask for it."""
-    return read_gguf_tensors(path)
+    return read_gguf_header(path)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from tiny_bundles import TEMPLATE, build, made_once, text_pair
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from c2c_runtime.answers.generation import GenerationOptions, Mode
 from c2c_runtime.text.text_to_text import TextToText
 
 SPEAKER = "graphs/ort/sharer1_speaker.onnx"
-SHARER_EOS = [7, 9]
+SHARER_EOS = [7, 9, 1]  # two of its config, and its tokenizer's <eos>
 PROMPT = "The capital of France is"
 
 
@@ -27,7 +27,7 @@ def baseline_bundle(factory: pytest.TempPathFactory) -> Path:
         paths = text_pair(directory / "pair")
         config = json.loads((paths["sharer"] / "config.json").read_text())
         (paths["sharer"] / "config.json").write_text(
-            json.dumps(config | {"eos_token_id": SHARER_EOS})
+            json.dumps(config | {"eos_token_id": SHARER_EOS[:2]})
         )
         (paths["sharer"] / "generation_config.json").unlink()
         sizes = {"max_seq_len": 320, "max_prompt_len": 16}
@@ -48,7 +48,7 @@ class Eager:
     @classmethod
     def load(cls, path: Path, eos_ids: list[int], template: str = TEMPLATE) -> Eager:
         """The checkpoint at ``path``, with a chat template."""
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
         tokenizer.chat_template = template
         return cls(AutoModelForCausalLM.from_pretrained(path).eval(), tokenizer, eos_ids)
 

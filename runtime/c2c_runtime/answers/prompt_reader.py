@@ -54,7 +54,9 @@ class PromptReader:
         if spec is None:
             raise UsageError(
                 f"this bundle holds no tokenizer for {role}: its checkpoint had none",
-                "give token ids (--prompt-ids on the command line)",
+                "give a plain prompt instead of a chat, or token ids"
+                if self.has_tokenizer
+                else "give token ids (--prompt-ids on the command line)",
             )
         with self._lock:
             if role not in self._tokenizers:

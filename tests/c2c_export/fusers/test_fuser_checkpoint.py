@@ -286,3 +286,31 @@ def test_too_few_layers(fuser):
     problem = the_problem(fuser)
     assert "projector_2.json: init_args: num_layers is 2" in problem.cause
     assert "at least 3" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+def test_names_written_by_a_training_wrapper_are_read(fuser, prefix):
+    layers = read_fuser(fuser).load_layers()
+    # Copies, because a layer's weights are mapped from the file that is written anew.
+    expected = {
+        (index, name): weight.clone()
+        for index, layer in layers.items()
+        for name, weight in layer.state_dict().items()
+    }
+    for path in (fuser / "final").glob("projector_*.pt"):
+        weights = torch.load(path, weights_only=True)
+        torch.save({prefix + name: weight.clone() for name, weight in weights.items()}, path)
+    found = read_fuser(fuser).load_layers()
+    for (index, name), weight in expected.items():
+        assert torch.equal(found[index].state_dict()[name], weight)
+
+
+def test_a_prefix_of_some_names_alone_is_no_wrapper(fuser):
+    def change(weights):
+        name = next(iter(weights))
+        weights[f"module.{name}"] = weights.pop(name)
+
+    edit_weights(fuser / "final" / "projector_0.pt", change)
+    assert any("module." in problem.cause for problem in problems_of(fuser))

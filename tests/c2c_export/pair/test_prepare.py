@@ -55,3 +55,16 @@ def test_ids_that_no_token_of_the_receiver_has_need_none(tmp_path, receiver_rows
     tried = source(tmp_path, receiver_rows=receiver_rows, sharer_rows=NUM_IDS, added=added)
     for alignment in ("auto", "none"):
         assert prepare_pair(tried, alignment=alignment).pair.sharers[0].alignment == "none"
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    tried = source(tmp_path, receiver_rows=256, sharer_rows=NUM_IDS)
+    with pytest.raises(PairError, match=f"256 embeddings.*ids up to {NUM_IDS - 1}"):
+        prepare_pair(tried)
+
+
+def test_an_added_token_without_a_row_is_noted(tmp_path):
+    tried = source(tmp_path, receiver_rows=NUM_IDS, sharer_rows=NUM_IDS, added=("<think>",))
+    (note,) = [note for note in prepare_pair(tried).notes if "embeddings" in note]
+    assert "1 added token(s)" in note
+    assert str(tried.receiver) in note

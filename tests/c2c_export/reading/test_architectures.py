@@ -132,3 +132,24 @@ def test_every_problem_is_found_at_once():
 def test_a_window_is_stated_only_where_a_layer_has_one(architecture, fields, window):
     config = tiny_config(architecture, **fields)
     assert ARCHITECTURES[architecture].sliding_window(config) == window
+
+
+@pytest.mark.parametrize(
+    ("architecture", "field", "value"),
+    [
+        ("qwen2", "is_causal", False),
+        ("llama", "is_causal", False),
+        ("llama", "bidirectional", True),
+        ("qwen3", "is_bidirectional", True),
+        ("gemma3_text", "use_bidirectional_attention", True),
+    ],
+)
+def test_a_model_that_sees_later_tokens_is_refused(architecture, field, value):
+    """A causal graph of it would be another model."""
+    problem = the_problem(tiny_config(architecture, **{field: value}))
+    assert "bidirectional" in problem.cause
+    assert field in problem.cause
+
+
+def test_a_model_that_says_it_is_causal_passes():
+    assert check_architecture(tiny_config("qwen2", is_causal=True)) == []

@@ -11,12 +11,14 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from paths import GOLDEN
 from safetensors.torch import load_file, save_file
+from tiny_gguf import write_gguf
 from tiny_models import ARCHITECTURE_CONFIGS, tiny_model
 
 from c2c_export.lowering.tracing import ATTENTION
 from c2c_export.pair import demo
-from c2c_export.reading.checkpoints import eos_ids, load_model, model_dims, read_config
-from c2c_export.reading.gguf_header import read_gguf_tensors
+from c2c_export.reading.checkpoints import load_model, model_dims, read_config
+from c2c_export.reading.end_of_turn import eos_ids
+from c2c_export.reading.gguf_header import read_gguf_header
 from c2c_export.reading.model_source import ModelSource, resolve_model
 from c2c_runtime.errors import PairError, UnavailableError
 
@@ -67,6 +69,26 @@ def test_a_gguf_file_is_found(tmp_path):
     source = resolve_model(str(tmp_path / "small.Q4.gguf"))
     assert (source.directory, source.gguf_file) == (tmp_path.resolve(), "small.Q4.gguf")
     assert source.name == "small.Q4"
+
+
+def test_a_gguf_file_in_the_hubs_cache_is_a_link(tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "abc"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    model = tiny_model(tmp_path / "m", "llama", vocab=424, layers=1)
+    write_gguf(model, blobs / "0123abcd", "llama")
+    (snapshot / "m.gguf").symlink_to("../../blobs/0123abcd")
+    assert dims_of(snapshot / "m.gguf").num_layers == 1
+    load_model(resolve_model(str(snapshot / "m.gguf")))
+
+
+def test_a_gguf_file_in_capitals_is_found(tmp_path):
+    model = tiny_model(tmp_path / "m", "llama", vocab=424, layers=1)
+    path = write_gguf(model, tmp_path / "SMALL.GGUF", "llama")
+    assert dims_of(path).num_layers == 1
+    load_model(resolve_model(str(path)))
+    with pytest.raises(PairError, match=r"SMALL\.GGUF"):
+        dims_of(tmp_path)
 
 
 def test_a_local_directory_comes_before_a_hub_id(tmp_path, monkeypatch):
@@ -279,8 +301,17 @@ def test_every_missing_shard_is_named(qwen3):
 
 
 def test_a_broken_index(qwen3):
+    (qwen3 / "model.safetensors").unlink()
     (qwen3 / "model.safetensors.index.json").write_text('{"weights": {}}')
     assert "no index of weights" in problem_of(dims_of, qwen3).cause
+
+
+def test_an_index_left_over_beside_a_complete_file_is_read_past(qwen3):
+    whole = dims_of(qwen3)
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}}
+    (qwen3 / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert dims_of(qwen3) == whole
+    assert load_model(resolve_model(str(qwen3))).config.num_hidden_layers == whole.num_layers
 
 
 # Loading
@@ -402,7 +433,7 @@ def gguf_bytes(magic=b"GGUF", version=3):
 def test_a_gguf_header_gives_shapes_as_pytorch_has_them(tmp_path):
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes())
-    tensors = read_gguf_tensors(path)
+    tensors = read_gguf_header(path).tensors
     assert tensors["blk.0.attn_k.weight"].shape == (192, 576)
     assert tensors["blk.0.attn_k.weight"].dtype is None
     assert tensors["norm.weight"].dtype == "float32"
@@ -422,7 +453,7 @@ def test_a_damaged_gguf_header(tmp_path, content, cause):
     path = tmp_path / "m.gguf"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=cause):
-        read_gguf_tensors(path)
+        read_gguf_header(path)
 
 
 def test_a_damaged_gguf_file_is_a_problem(tmp_path):

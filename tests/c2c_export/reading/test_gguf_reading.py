@@ -59,14 +59,14 @@ def test_without_gguf_nothing_happens(monkeypatch):
 
 
 def test_a_header_is_read_once_until_the_file_changes(path, monkeypatch):
-    read, num_read = weight_headers.read_gguf_tensors, 0
+    read, num_read = weight_headers.read_gguf_header, 0
 
     def counting(path):
         nonlocal num_read
         num_read += 1
         return read(path)
 
-    monkeypatch.setattr(weight_headers, "read_gguf_tensors", counting)
+    monkeypatch.setattr(weight_headers, "read_gguf_header", counting)
     found = gguf_headers(path)
     assert found["weight"].shape == (3, 4)
     found.clear()  # a caller's own

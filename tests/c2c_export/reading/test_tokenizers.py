@@ -116,7 +116,6 @@ def test_padding_and_truncation_stay_out_of_the_bundle(tmp_path):
         ("own {{ messages[0].content }}", "default", "own hello"),
         (None, "default {{ messages[0].content }}", "default hello"),
         ({"default": "named", "tool_use": "other"}, "default", "named"),
-        ({"tool_use": "other"}, "default", "default"),
     ],
 )
 def test_the_tokenizers_own_chat_template_comes_first(own, default, expected, tmp_path):
