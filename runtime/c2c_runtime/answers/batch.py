@@ -20,6 +20,7 @@ from c2c_runtime.answers.generation import (
     sections_for_mode,
 )
 from c2c_runtime.answers.session import Session
+from c2c_runtime.arguments import check_kind
 from c2c_runtime.backends.backend import BoundGraph
 from c2c_runtime.bundle import names
 from c2c_runtime.chain.all_or_nothing import AllOrNothing
@@ -28,6 +29,7 @@ from c2c_runtime.chain.conversation import Conversation, StageTimes
 from c2c_runtime.chain.kv_cache import allocate_cache, allocate_rows, cache_bindings
 from c2c_runtime.chain.logits import Logits
 from c2c_runtime.sections.alignment import Section
+from c2c_runtime.sections.section_rules import checked_sections
 
 
 @dataclass
@@ -132,11 +134,15 @@ def answer_batch(
     Raises ``CapacityError`` before anything runs if a prompt does not fit. A Sharer's answers are those
     of ``session.sharer(number)``.
     """
-    options = options or GenerationOptions()
+    options = GenerationOptions() if options is None else options
+    check_kind("options", options, GenerationOptions, "GenerationOptions")
+    check_kind("prompts", prompts, (list, tuple), "a list, the sections of each prompt in it")
+    check_kind("batch", batch, Batch, "a Batch of this session", or_none=True)
     check_mode_of_ids(options.mode, session.bundle)
     batch = batch or Batch(session)
     waiting = deque(
-        (index, sections_for_mode(sections, options.mode)) for index, sections in enumerate(prompts)
+        (index, sections_for_mode(checked_sections(sections), options.mode))
+        for index, sections in enumerate(prompts)
     )
     for _, sections in waiting:
         batch.require(sections)

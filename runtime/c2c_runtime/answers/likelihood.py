@@ -31,9 +31,9 @@ class ContinuationScorer:
         The caches are at the prompt's end again afterwards, also after an error.
         Raises ``UsageError`` for ids that are not the Receiver's.
         """
+        check_ids(ids, len(self._first))
         if len(ids) == 0:
             raise UsageError("a continuation without tokens has no likelihood", "give some text")
-        check_ids(ids, len(self._first))
         found = [float(self._first[ids[0]])]
         cache = self._conversation.receiver
         prompt_end = cache.length

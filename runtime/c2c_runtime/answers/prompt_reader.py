@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from c2c_runtime.arguments import check_switch, check_text
 from c2c_runtime.bundle import names
 from c2c_runtime.chain.conversation import Conversation
 from c2c_runtime.chain.open_bundle import OpenBundle
@@ -49,6 +50,7 @@ class PromptReader:
 
     def tokenizer(self, role: str = names.RECEIVER) -> Tokenizer:
         """The tokenizer of a role. ``UsageError`` where the bundle was built without tokenizers."""
+        check_text("role", role)
         bundle = self.opened.bundle
         spec = bundle.manifest.tokenizers.get(role)
         if spec is None:
@@ -71,6 +73,7 @@ class PromptReader:
 
     def sections_of_text(self, text: str) -> list[Section]:
         """Sections of a plain prompt, without a chat template: all tokens but the last fused."""
+        check_text("text", text)
         if not text:
             raise UsageError("the prompt is empty", "give some text")
         return self.sections_of_ids(self.tokenizer().encode(text))
@@ -79,6 +82,7 @@ class PromptReader:
         self, messages: Sequence[Message], *, enable_thinking: bool = False
     ) -> list[Section]:
         """Sections of a chat: message content fused, template tokens not."""
+        check_switch("enable_thinking", enable_thinking)
         return sections_from_chat(
             messages,
             self.tokenizer(),

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from c2c_runtime.arguments import check_count
 from c2c_runtime.bundle import names
 from c2c_runtime.chain.all_or_nothing import AllOrNothing
 from c2c_runtime.chain.bound_fuser import BoundFuser
@@ -25,7 +26,7 @@ from c2c_runtime.chain.section_passes import Reading, SectionPasses, even_parts,
 from c2c_runtime.chain.section_record import SectionRecord
 from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import UNFUSED, Section
-from c2c_runtime.sections.section_rules import SectionRules
+from c2c_runtime.sections.section_rules import SectionRules, checked_sections
 
 
 @dataclass
@@ -135,7 +136,7 @@ class Conversation:
         The caches then hold what one ``append`` a section would leave in them. A call that fails has
         run none of them. Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
-        for section in sections:
+        for section in checked_sections(sections):
             self._rules.check_section(section)
         self._extend(sections)
 
@@ -145,9 +146,9 @@ class Conversation:
         Returns the logits after the last id, which the next call overwrites.
         Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
+        self._rules.check_ids(0, ids)
         if len(ids) == 0:
             raise UsageError("there is nothing to decode from", "give at least one token")
-        self._rules.check_ids(0, ids)
         self.receiver.require(len(ids))
         return self._decode(ids)
 
@@ -156,6 +157,7 @@ class Conversation:
 
         Raises ``UsageError`` where ids were not run by the Receiver alone, or are not in the cache.
         """
+        check_count("num_tokens", num_tokens)
         with self._all_or_nothing():
             self._record.drop_last(num_tokens)
 

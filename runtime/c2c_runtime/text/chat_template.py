@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from c2c_runtime.errors import BundleError, UsageError
-from c2c_runtime.text.messages import Message
+from c2c_runtime.text.messages import Message, check_messages
 
 _GEMMA_TEMPLATE = (
     "{{ bos_token }}"
@@ -213,19 +213,9 @@ def _strftime_now(format: str) -> str:
 def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Plain copies of the messages, without fields that are None, reasoning under every name that
     templates read it by."""
-    if not messages:
-        raise UsageError("the chat has no messages", "give at least one message")
+    check_messages(messages)
     chat: list[dict[str, Any]] = []
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise UsageError(
-                f"message {index} is {type(message).__name__}, not a mapping",
-                'write each message as {"role": ..., "content": ...}',
-            )
-        if not isinstance(message.get("role"), str):
-            raise UsageError(
-                f"message {index} has no role", "give it a role: system, user or assistant"
-            )
+    for message in messages:
         plain = {key: value for key, value in _plain(message).items() if value is not None}
         reasoning = next((plain[name] for name in _REASONING_FIELDS if name in plain), None)
         if reasoning is not None:
