@@ -28,6 +28,8 @@ from c2c_runtime.chain.bound_model import has_top_logits, logits_outputs
 from c2c_runtime.chain.conversation import Conversation, StageTimes
 from c2c_runtime.chain.kv_cache import allocate_cache, allocate_rows, cache_bindings
 from c2c_runtime.chain.logits import Logits
+from c2c_runtime.chain.one_user import OneUser
+from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import Section
 from c2c_runtime.sections.section_rules import checked_sections
 
@@ -43,10 +45,14 @@ class _Row:
 
 
 class Batch:
-    """Buffers for ``max_batch_size`` rows and the graphs bound to them, allocated once."""
+    """Buffers for ``max_batch_size`` rows and the graphs bound to them, allocated once.
+
+    ``user``: one ``answer_batch`` at a time; another thread is refused.
+    """
 
     def __init__(self, session: Session) -> None:
         self._opened = session.opened
+        self.user = OneUser("this batch")
         bundle, memory = session.bundle, self._opened.memory
         pair, size = bundle.manifest.pair, bundle.manifest.limits.max_batch_size
         self.max_batch_size = size
@@ -62,6 +68,12 @@ class Batch:
         self._past_length = memory.host_array((size,), "int64")
         self._outputs = logits_outputs(memory, size, pair.receiver.vocab_size)
         self._steps: dict[int, BoundGraph] = {}
+
+    def require_session(self, session: Session) -> None:
+        """Raise ``UsageError`` unless these are buffers of ``session``, and that is open."""
+        self._opened.require_open()
+        if session.opened is not self._opened:
+            raise UsageError("the batch belongs to another session", "make one with Batch(session)")
 
     def require(self, sections: Sequence[Section]) -> None:
         """Raise ``CapacityError`` unless a prompt of these sections fits into a row."""
@@ -140,6 +152,18 @@ def answer_batch(
     check_kind("batch", batch, Batch, "a Batch of this session", or_none=True)
     check_mode_of_ids(options.mode, session.bundle)
     batch = batch or Batch(session)
+    batch.require_session(session)
+    with batch.user:
+        return _answered(session, prompts, options, batch)
+
+
+def _answered(
+    session: Session,
+    prompts: Sequence[Sequence[Section]],
+    options: GenerationOptions,
+    batch: Batch,
+) -> list[Generation]:
+    """``answer_batch`` with what was given or made."""
     waiting = deque(
         (index, sections_for_mode(checked_sections(sections), options.mode))
         for index, sections in enumerate(prompts)

@@ -151,7 +151,11 @@ class AnswerWriter:
 
 
 class Answer:
-    """An answer in the making: iterate for pieces; ``result`` is there when the iteration ended."""
+    """An answer in the making: iterate for pieces; ``result`` is there when the iteration ended.
+
+    Once something else is run in its conversation, another answer for one, the iteration ends with
+    ``UsageError``.
+    """
 
     def __init__(
         self,
@@ -168,6 +172,11 @@ class Answer:
             "one of session.conversation()",
             or_none=True,
         )
+        if conversation is not None and conversation.opened is not reader.opened:
+            raise UsageError(
+                "the conversation belongs to another session",
+                "give one that session.conversation() of this session made",
+            )
         self._reader = reader
         self._conversation = conversation
         self._options = options
@@ -190,12 +199,13 @@ class Answer:
         return self.result
 
     def __iter__(self) -> Iterator[Piece]:
+        turn = object()  # of this iteration: another one, or another answer, ends it
         conversation = self._conversation or self._reader.conversation()
         if self._options.mode == "c2c":
             conversation.load_sharers()
         times = conversation.times = StageTimes()
         started = time.perf_counter()
-        logits = conversation.prefill(self._sections)
+        logits = conversation.prefill(self._sections, turn)
         writer = AnswerWriter(
             self._reader, self._options, self._sections, conversation.receiver.max_seq_len
         )
@@ -204,7 +214,7 @@ class Answer:
         while writer.finish_reason is None:
             yield piece
             started = time.perf_counter()
-            logits = conversation.decode([writer.last_id])
+            logits = conversation.decode([writer.last_id], turn)
             times.decode_s += time.perf_counter() - started
             times.decode_steps += 1
             piece = writer.write(logits)

@@ -23,7 +23,7 @@ class ContinuationScorer:
 
     def __init__(self, conversation: Conversation, sections: Sequence[Section]) -> None:
         self._conversation = conversation
-        self._first = log_softmax(conversation.prefill(sections).numpy())
+        self._first = log_softmax(conversation.prefill(sections, self).numpy())
 
     def score(self, ids: Sequence[int]) -> LogProbs:
         """Natural log-probability of each of ``ids`` after the prompt and the ids before it.
@@ -39,10 +39,10 @@ class ContinuationScorer:
         prompt_end = cache.length
         try:
             for previous, token_id in pairwise(ids):
-                logits = self._conversation.decode([previous])
+                logits = self._conversation.decode([previous], self)
                 found.append(float(log_softmax(logits.numpy())[token_id]))
         finally:
-            self._conversation.rewind(cache.length - prompt_end)
+            self._conversation.rewind(cache.length - prompt_end, self)
         return tuple(found)
 
 

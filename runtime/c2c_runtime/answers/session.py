@@ -171,6 +171,7 @@ class Session:
         """
         check_count("number", number, 1)
         with self._lock:
+            self.opened.require_open()
             if number not in self._sharers:
                 bundle = self.bundle.baseline(number)
                 if self._check_hashes:  # the rest of its files was checked when this session opened
@@ -263,7 +264,7 @@ class Session:
         return iter(self.ask(messages, GenerationOptions(**options)))
 
     def close(self) -> None:
-        """Release the graphs and, on a GPU, the caches of every conversation.
+        """Release the graphs and, on a GPU, the caches of every conversation; nothing is answered any more.
 
         On a CPU a graph lives as long as a session or a conversation of this process uses it.
         """
