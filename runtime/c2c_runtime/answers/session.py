@@ -204,9 +204,12 @@ class Session:
         """Sections of a plain prompt, each of which says whether it is fused and what the Sharers read."""
         return self.reader.sections_of_texts(texts)
 
-    def sections_of(self, prompt: Prompt, *, enable_thinking: bool = False) -> list[Section]:
-        """Sections of a plain prompt or of a chat."""
-        return self.reader.sections_of(prompt, enable_thinking=enable_thinking)
+    def sections_of(
+        self, prompt: Prompt, *, enable_thinking: bool = False, alone: bool = False
+    ) -> list[Section]:
+        """Sections of a plain prompt or of a chat. ``alone``: what the Receiver alone reads, the same ids
+        without the Sharers', whose templates are not asked then."""
+        return self.reader.sections_of(prompt, enable_thinking=enable_thinking, alone=alone)
 
     def ask(
         self,
@@ -236,7 +239,8 @@ class Session:
                 conversation,
                 enable_thinking=enable_thinking,
             )
-        sections = self.sections_of(prompt, enable_thinking=enable_thinking)
+        alone = options.mode == "receiver"
+        sections = self.sections_of(prompt, enable_thinking=enable_thinking, alone=alone)
         return self.answer(sections, options, conversation)
 
     def answer(

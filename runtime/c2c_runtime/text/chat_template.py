@@ -64,17 +64,22 @@ class ChatTemplate:
     """A compiled chat template.
 
     ``special_tokens`` are the variables ``bos_token``, ``eos_token``, ... of the tokenizer;
-    ``origin`` names the file in error messages.
+    ``origin`` names the file and ``whose`` the model ("Sharer 1's") in error messages.
 
     Raises ``BundleError`` if the template does not parse.
     """
 
     def __init__(
-        self, source: str, special_tokens: Mapping[str, str], origin: str = "chat template"
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        origin: str = "chat template",
+        whose: str = "the",
     ) -> None:
         self.source = source
         self._special_tokens = dict(special_tokens)
         self._origin = origin
+        self._whose = whose
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
@@ -106,7 +111,7 @@ class ChatTemplate:
             )
         except _RefusedByTemplate as error:
             raise UsageError(
-                f"the chat template refuses these messages: {error.message}",
+                f"{self._whose} chat template refuses these messages: {error.message}",
                 "change the order, the roles or the content of the messages",
             ) from error
         except SecurityError as error:
@@ -116,7 +121,7 @@ class ChatTemplate:
             ) from error
         except (jinja2.TemplateError, *_EXPRESSION_ERRORS) as error:
             raise UsageError(
-                f"the chat template cannot render these messages: {error}",
+                f"{self._whose} chat template cannot render these messages: {error}",
                 "give every message the fields that the template reads, 'role' and 'content' "
                 "at least, as text",
             ) from error
