@@ -16,11 +16,16 @@ import jinja2.nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from c2c_runtime.errors import BundleError, UsageError
 from c2c_runtime.text.messages import Message, check_messages
+from c2c_runtime.text.template_budget import (
+    CountingEnvironment,
+    OverBudget,
+    size_of,
+    within_budget,
+)
 
 _GEMMA_TEMPLATE = (
     "{{ bos_token }}"
@@ -48,6 +53,9 @@ _EXPRESSION_ERRORS = (
     ArithmeticError,
     RecursionError,
 )
+
+# What a template that nests too deeply, or holds a number too long, raises while it is read.
+_PARSING_ERRORS = (RecursionError, SyntaxError, ValueError, OverflowError, MemoryError)
 
 
 def default_chat_template(architecture: str) -> str:
@@ -81,11 +89,14 @@ class ChatTemplate:
         self._origin = origin
         self._whose = whose
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
+            with within_budget(len(source)):
+                self._template = _environment().from_string(source)
+        except (jinja2.TemplateError, *_PARSING_ERRORS) as error:
+            line = (
+                f", line {error.lineno}," if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            )
             raise BundleError.of(
-                f"{origin}, line {error.lineno}, is not a Jinja template that this runtime "
-                f"understands: {error.message}",
+                f"{origin}{line} is not a Jinja template that this runtime understands: {error}",
                 "mend the chat template of the checkpoint and build the bundle again",
             ) from error
 
@@ -105,14 +116,20 @@ class ChatTemplate:
         """
         chat = _checked(messages)
         visible = {"tools": None, "documents": None, **self._special_tokens, **_plain(variables)}
+        visible |= {"messages": chat, "add_generation_prompt": add_generation_prompt}
         try:
-            return self._template.render(
-                messages=chat, add_generation_prompt=add_generation_prompt, **visible
-            )
+            with within_budget(size_of(visible)):
+                return self._template.render(visible)
         except _RefusedByTemplate as error:
             raise UsageError(
                 f"{self._whose} chat template refuses these messages: {error.message}",
                 "change the order, the roles or the content of the messages",
+            ) from error
+        except (OverBudget, MemoryError) as error:
+            raise UsageError(
+                f"{self._whose} chat template was stopped: {error or 'it takes too much memory'}",
+                "give fewer or shorter messages; if it stops at short ones, do not use this bundle unless "
+                "you trust where its template comes from",
             ) from error
         except SecurityError as error:
             raise BundleError.of(
@@ -172,17 +189,20 @@ class _TemplateNamespace(Namespace):
         _refuse_underscore(name)
         super().__setitem__(name, value)
 
+    def __repr__(self) -> str:
+        return "<Namespace>"  # what it holds can hold it, and so on
+
 
 def _refuse_underscore(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"a namespace may not store {name!r}")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def _environment() -> CountingEnvironment:
+    environment = CountingEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
-    environment.filters["tojson"] = _to_json
+    environment.set_filter("tojson", _to_json)
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     environment.globals["dict"] = _TemplateDict()
@@ -219,6 +239,15 @@ def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Plain copies of the messages, without fields that are None, reasoning under every name that
     templates read it by."""
     check_messages(messages)
+    try:
+        return _plain_chat(messages)
+    except RecursionError as error:
+        raise UsageError(
+            "the messages are nested too deeply", "give messages whose fields are plain text"
+        ) from error
+
+
+def _plain_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
     chat: list[dict[str, Any]] = []
     for message in messages:
         plain = {key: value for key, value in _plain(message).items() if value is not None}
