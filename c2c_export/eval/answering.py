@@ -84,6 +84,7 @@ class Asker:
         """``options`` name the mode."""
         self._session = session
         self._mode = mode = options.mode
+        self._alone = mode == "receiver"  # what the Sharers would read is not asked for
         self._style = style
         self._scoring = scoring
         self._options = options
@@ -103,7 +104,9 @@ class Asker:
             num_more = max(sizes)
         if self._conversation is not None:
             _require_room(self._session, prompt, num_more)
-            sections = sections_for_mode(self._session.sections_of(prompt), self._mode)
+            sections = sections_for_mode(
+                self._session.sections_of(prompt, alone=self._alone), self._mode
+            )
             self._conversation.require(sections)
         elif self._mode == "sharer":
             _require_room(self._session.sharer(1), prompt, num_more)
@@ -112,7 +115,7 @@ class Asker:
 
     def _require_messages(self, prompt: Prompt, num_more: int) -> None:
         session, text_to_text = self._session, self._options.text_to_text
-        session.sections_of(prompt)
+        session.sections_of(prompt, alone=True)
         num_sharers = len(session.bundle.manifest.pair.sharers)
         longest = text_to_text.max_message_tokens
         for number in range(1, num_sharers + 1):
@@ -145,7 +148,9 @@ class Asker:
             raise RuntimeError(f"mode {self._mode} scores no options")
         prompt = prompt_of(item, self._style, self._scoring)
         ids = self._options_of(item, prompt)
-        sections = sections_for_mode(self._session.sections_of(prompt), self._mode)
+        sections = sections_for_mode(
+            self._session.sections_of(prompt, alone=self._alone), self._mode
+        )
         started = time.perf_counter()
         scorer = ContinuationScorer(conversation, sections)
         first_token_s = time.perf_counter() - started
@@ -180,7 +185,9 @@ def _require_room(
     session: Session, prompt: Prompt, num_more: int, what: str = "the answer"
 ) -> None:
     """Raise ``CapacityError`` unless a prompt and ``num_more`` tokens fit; the last needs no slot."""
-    num_tokens = sum(len(section.receiver_ids) for section in session.sections_of(prompt))
+    num_tokens = sum(
+        len(section.receiver_ids) for section in session.sections_of(prompt, alone=True)
+    )
     max_seq_len = session.bundle.manifest.limits.max_seq_len
     if num_tokens + num_more - 1 > max_seq_len:
         raise CapacityError(

@@ -18,7 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"c2c_export": ROOT, "c2c_engines": ROOT / "engines", "c2c_runtime": ROOT / "runtime"}
 
-FOR_ALL = {"c2c_export.system_errors", "c2c_runtime.errors", "c2c_runtime.progress"}
+FOR_ALL = {
+    "c2c_export.system_errors",
+    "c2c_runtime.arguments",
+    "c2c_runtime.errors",
+    "c2c_runtime.progress",
+}
 
 Graph = Mapping[str, set[str]]
 

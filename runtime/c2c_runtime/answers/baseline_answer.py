@@ -10,6 +10,7 @@ from c2c_runtime.answers.generation import Answer, Generation, GenerationOptions
 from c2c_runtime.answers.prompt_reader import PromptReader
 from c2c_runtime.chain.conversation import Conversation
 from c2c_runtime.errors import UsageError
+from c2c_runtime.sections.alignment import Section
 from c2c_runtime.text.text_to_text import Prompt
 
 
@@ -65,7 +66,7 @@ class MessageAnswer(Answer):
         self._sharers = sharers
         request = options.text_to_text.request(prompt)
         self._requests = [sharer.sections_of(request) for sharer in sharers]
-        reader.sections_of(prompt, enable_thinking=enable_thinking)  # refuse what it cannot read
+        self._read(prompt)  # refuse what it cannot read
         self._message: str | None = None
         self._message_tokens = 0
         self._message_s = 0.0
@@ -91,10 +92,13 @@ class MessageAnswer(Answer):
         self._message = "\n\n".join((generation.text or "").strip() for generation in written)
         self._message_tokens = sum(len(generation.token_ids) for generation in written)
         told = text_to_text.told(self._prompt, self._message)
-        sections = self._reader.sections_of(told, enable_thinking=self._enable_thinking)
-        self._set_sections(sections)
+        self._set_sections(self._read(told))
         self._message_s = time.perf_counter() - started
         yield from super().__iter__()
+
+    def _read(self, prompt: Prompt) -> list[Section]:
+        """What the Receiver, which answers without the Sharers' caches, reads of a prompt."""
+        return self._reader.sections_of(prompt, enable_thinking=self._enable_thinking, alone=True)
 
     def _finished(self, generation: Generation) -> Generation:
         timings = generation.timings

@@ -20,6 +20,7 @@ from c2c_runtime.answers.generation import (
     sections_for_mode,
 )
 from c2c_runtime.answers.session import Session
+from c2c_runtime.arguments import check_kind
 from c2c_runtime.backends.backend import BoundGraph
 from c2c_runtime.bundle import names
 from c2c_runtime.chain.all_or_nothing import AllOrNothing
@@ -27,7 +28,10 @@ from c2c_runtime.chain.bound_model import has_top_logits, logits_outputs
 from c2c_runtime.chain.conversation import Conversation, StageTimes
 from c2c_runtime.chain.kv_cache import allocate_cache, allocate_rows, cache_bindings
 from c2c_runtime.chain.logits import Logits
+from c2c_runtime.chain.one_user import OneUser
+from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import Section
+from c2c_runtime.sections.section_rules import checked_sections
 
 
 @dataclass
@@ -41,10 +45,14 @@ class _Row:
 
 
 class Batch:
-    """Buffers for ``max_batch_size`` rows and the graphs bound to them, allocated once."""
+    """Buffers for ``max_batch_size`` rows and the graphs bound to them, allocated once.
+
+    ``user``: one ``answer_batch`` at a time; another thread is refused.
+    """
 
     def __init__(self, session: Session) -> None:
         self._opened = session.opened
+        self.user = OneUser("this batch")
         bundle, memory = session.bundle, self._opened.memory
         pair, size = bundle.manifest.pair, bundle.manifest.limits.max_batch_size
         self.max_batch_size = size
@@ -60,6 +68,12 @@ class Batch:
         self._past_length = memory.host_array((size,), "int64")
         self._outputs = logits_outputs(memory, size, pair.receiver.vocab_size)
         self._steps: dict[int, BoundGraph] = {}
+
+    def require_session(self, session: Session) -> None:
+        """Raise ``UsageError`` unless these are buffers of ``session``, and that is open."""
+        self._opened.require_open()
+        if session.opened is not self._opened:
+            raise UsageError("the batch belongs to another session", "make one with Batch(session)")
 
     def require(self, sections: Sequence[Section]) -> None:
         """Raise ``CapacityError`` unless a prompt of these sections fits into a row."""
@@ -132,11 +146,27 @@ def answer_batch(
     Raises ``CapacityError`` before anything runs if a prompt does not fit. A Sharer's answers are those
     of ``session.sharer(number)``.
     """
-    options = options or GenerationOptions()
+    options = GenerationOptions() if options is None else options
+    check_kind("options", options, GenerationOptions, "GenerationOptions")
+    check_kind("prompts", prompts, (list, tuple), "a list, the sections of each prompt in it")
+    check_kind("batch", batch, Batch, "a Batch of this session", or_none=True)
     check_mode_of_ids(options.mode, session.bundle)
     batch = batch or Batch(session)
+    batch.require_session(session)
+    with batch.user:
+        return _answered(session, prompts, options, batch)
+
+
+def _answered(
+    session: Session,
+    prompts: Sequence[Sequence[Section]],
+    options: GenerationOptions,
+    batch: Batch,
+) -> list[Generation]:
+    """``answer_batch`` with what was given or made."""
     waiting = deque(
-        (index, sections_for_mode(sections, options.mode)) for index, sections in enumerate(prompts)
+        (index, sections_for_mode(checked_sections(sections), options.mode))
+        for index, sections in enumerate(prompts)
     )
     for _, sections in waiting:
         batch.require(sections)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from c2c_runtime.answers.prompt_reader import PromptReader
 from c2c_runtime.answers.sampling import Sampler, SamplingOptions
+from c2c_runtime.arguments import check_choice, check_count, check_kind, check_switch
 from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.chain.conversation import Conversation, StageTimes
 from c2c_runtime.chain.logits import Logits
 from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import UNFUSED, Section
+from c2c_runtime.sections.section_rules import checked_sections
 from c2c_runtime.text.detokenizer import StreamingDetokenizer
 from c2c_runtime.text.text_to_text import TextToText
 
@@ -25,7 +27,8 @@ FinishReason = Literal["eos", "length"]
 class GenerationOptions:
     """How to answer. ``max_new_tokens`` None: until the cache is full. ``mode`` ``receiver`` leaves
     the Sharers out; ``sharer``, the first Sharer alone, and ``t2t``, text-to-text as ``text_to_text`` says,
-    need a bundle built with baselines, and text or a chat: see ``Session.ask``."""
+    need a bundle built with baselines, and text or a chat: see ``Session.ask``.
+    Raises ``UsageError`` that names the option, its value and what is allowed."""
 
     max_new_tokens: int | None = None
     mode: Mode = "c2c"
@@ -34,10 +37,11 @@ class GenerationOptions:
     text_to_text: TextToText = field(default_factory=TextToText)
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise UsageError(
-                f"max_new_tokens is {self.max_new_tokens}", "ask for at least one token"
-            )
+        check_count("max_new_tokens", self.max_new_tokens, 1, or_none=True)
+        check_choice("mode", self.mode, get_args(Mode))
+        check_switch("ignore_eos", self.ignore_eos)
+        check_kind("sampling", self.sampling, SamplingOptions, "SamplingOptions")
+        check_kind("text_to_text", self.text_to_text, TextToText, "a TextToText")
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,11 @@ class AnswerWriter:
 
 
 class Answer:
-    """An answer in the making: iterate for pieces; ``result`` is there when the iteration ended."""
+    """An answer in the making: iterate for pieces; ``result`` is there when the iteration ended.
+
+    Once something else is run in its conversation, another answer for one, the iteration ends with
+    ``UsageError``.
+    """
 
     def __init__(
         self,
@@ -156,6 +164,19 @@ class Answer:
         sections: Sequence[Section],
         options: GenerationOptions,
     ) -> None:
+        check_kind("options", options, GenerationOptions, "GenerationOptions")
+        check_kind(
+            "conversation",
+            conversation,
+            Conversation,
+            "one of session.conversation()",
+            or_none=True,
+        )
+        if conversation is not None and conversation.opened is not reader.opened:
+            raise UsageError(
+                "the conversation belongs to another session",
+                "give one that session.conversation() of this session made",
+            )
         self._reader = reader
         self._conversation = conversation
         self._options = options
@@ -163,7 +184,7 @@ class Answer:
         self.result: Generation | None = None
 
     def _set_sections(self, sections: Sequence[Section]) -> None:
-        self._sections = sections_for_mode(sections, self._options.mode)
+        self._sections = sections_for_mode(checked_sections(sections), self._options.mode)
 
     def _finished(self, generation: Generation) -> Generation:
         """What ``result`` becomes."""
@@ -178,12 +199,13 @@ class Answer:
         return self.result
 
     def __iter__(self) -> Iterator[Piece]:
+        turn = object()  # of this iteration: another one, or another answer, ends it
         conversation = self._conversation or self._reader.conversation()
         if self._options.mode == "c2c":
             conversation.load_sharers()
         times = conversation.times = StageTimes()
         started = time.perf_counter()
-        logits = conversation.prefill(self._sections)
+        logits = conversation.prefill(self._sections, turn)
         writer = AnswerWriter(
             self._reader, self._options, self._sections, conversation.receiver.max_seq_len
         )
@@ -192,7 +214,7 @@ class Answer:
         while writer.finish_reason is None:
             yield piece
             started = time.perf_counter()
-            logits = conversation.decode([writer.last_id])
+            logits = conversation.decode([writer.last_id], turn)
             times.decode_s += time.perf_counter() - started
             times.decode_steps += 1
             piece = writer.write(logits)

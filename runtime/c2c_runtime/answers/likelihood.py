@@ -23,7 +23,7 @@ class ContinuationScorer:
 
     def __init__(self, conversation: Conversation, sections: Sequence[Section]) -> None:
         self._conversation = conversation
-        self._first = log_softmax(conversation.prefill(sections).numpy())
+        self._first = log_softmax(conversation.prefill(sections, self).numpy())
 
     def score(self, ids: Sequence[int]) -> LogProbs:
         """Natural log-probability of each of ``ids`` after the prompt and the ids before it.
@@ -31,18 +31,18 @@ class ContinuationScorer:
         The caches are at the prompt's end again afterwards, also after an error.
         Raises ``UsageError`` for ids that are not the Receiver's.
         """
+        check_ids(ids, len(self._first))
         if len(ids) == 0:
             raise UsageError("a continuation without tokens has no likelihood", "give some text")
-        check_ids(ids, len(self._first))
         found = [float(self._first[ids[0]])]
         cache = self._conversation.receiver
         prompt_end = cache.length
         try:
             for previous, token_id in pairwise(ids):
-                logits = self._conversation.decode([previous])
+                logits = self._conversation.decode([previous], self)
                 found.append(float(log_softmax(logits.numpy())[token_id]))
         finally:
-            self._conversation.rewind(cache.length - prompt_end)
+            self._conversation.rewind(cache.length - prompt_end, self)
         return tuple(found)
 
 

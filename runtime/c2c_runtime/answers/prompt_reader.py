@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from c2c_runtime.arguments import check_switch, check_text
 from c2c_runtime.bundle import names
 from c2c_runtime.chain.conversation import Conversation
 from c2c_runtime.chain.open_bundle import OpenBundle
@@ -49,6 +50,7 @@ class PromptReader:
 
     def tokenizer(self, role: str = names.RECEIVER) -> Tokenizer:
         """The tokenizer of a role. ``UsageError`` where the bundle was built without tokenizers."""
+        check_text("role", role)
         bundle = self.opened.bundle
         spec = bundle.manifest.tokenizers.get(role)
         if spec is None:
@@ -71,21 +73,26 @@ class PromptReader:
         """Sections of Receiver ids: (length, Sharer mask) each, or all tokens but the last fused."""
         return sections_from_ids(ids, self._alignments, sections)
 
-    def sections_of_text(self, text: str) -> list[Section]:
-        """Sections of a plain prompt, without a chat template: all tokens but the last fused."""
+    def sections_of_text(self, text: str, *, alone: bool = False) -> list[Section]:
+        """Sections of a plain prompt, without a chat template: all tokens but the last fused. ``alone``:
+        what the Receiver alone reads, the same ids without the Sharers'."""
+        check_text("text", text)
         if not text:
             raise UsageError("the prompt is empty", "give some text")
-        return self.sections_of_ids(self.tokenizer().encode(text))
+        tables = [] if alone else self._alignments
+        return sections_from_ids(self.tokenizer().encode(text), tables)
 
     def sections_of_chat(
-        self, messages: Sequence[Message], *, enable_thinking: bool = False
+        self, messages: Sequence[Message], *, enable_thinking: bool = False, alone: bool = False
     ) -> list[Section]:
-        """Sections of a chat: message content fused, template tokens not."""
+        """Sections of a chat: message content fused, template tokens not. ``alone``: what the Receiver
+        alone reads, the same ids; no Sharer's template is asked, which might refuse the chat."""
+        check_switch("enable_thinking", enable_thinking)
         return sections_from_chat(
             messages,
             self.tokenizer(),
-            self._sharer_tokenizers(),
-            self._alignments,
+            [] if alone else self._sharer_tokenizers(),
+            [] if alone else self._alignments,
             enable_thinking=enable_thinking,
         )
 
@@ -96,12 +103,16 @@ class PromptReader:
         )
 
     def sections_of(
-        self, prompt: str | Sequence[Message], *, enable_thinking: bool = False
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        enable_thinking: bool = False,
+        alone: bool = False,
     ) -> list[Section]:
-        """Sections of a plain prompt or of a chat."""
+        """Sections of a plain prompt or of a chat. ``alone``: what the Receiver alone reads."""
         if isinstance(prompt, str):
-            return self.sections_of_text(prompt)
-        return self.sections_of_chat(prompt, enable_thinking=enable_thinking)
+            return self.sections_of_text(prompt, alone=alone)
+        return self.sections_of_chat(prompt, enable_thinking=enable_thinking, alone=alone)
 
     def _sharer_tokenizers(self) -> list[Tokenizer]:
         numbers = range(1, len(self._alignments) + 1)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from c2c_runtime.arguments import check_count, check_number
 from c2c_runtime.chain.logits import Logits
-from c2c_runtime.errors import C2CError, UsageError
+from c2c_runtime.errors import C2CError
 
 LogitArray = npt.NDArray[np.float32]
 TokenIds = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -46,14 +46,11 @@ class SamplingOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _check("temperature", self.temperature, _is_real(self.temperature, 0.0), "a number >= 0")
-        _check("top_k", self.top_k, _is_count(self.top_k), "an integer >= 0 (0: no limit)")
-        in_range = _is_real(self.top_p, 0.0) and self.top_p <= 1.0
-        _check("top_p", self.top_p, in_range, "a number from 0 to 1 (1: no limit)")
-        positive = _is_real(self.repetition_penalty, 0.0) and self.repetition_penalty > 0.0
-        _check("repetition_penalty", self.repetition_penalty, positive, "a number > 0 (1: none)")
-        seeded = self.seed is None or _is_count(self.seed)
-        _check("seed", self.seed, seeded, "an integer >= 0, or none")
+        check_number("temperature", self.temperature)
+        check_count("top_k", self.top_k, meaning="0: no limit")
+        check_number("top_p", self.top_p, 0.0, 1.0, meaning="1: no limit")
+        check_number("repetition_penalty", self.repetition_penalty, is_open=True, meaning="1: none")
+        check_count("seed", self.seed, or_none=True)
 
     @property
     def is_greedy(self) -> bool:
@@ -192,16 +189,6 @@ def _weights(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return np.exp(shifted, out=shifted)
 
 
-def _is_real(value: object, least: float) -> bool:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    try:
-        number = float(value)
-    except OverflowError:  # an integer that no float can hold
-        return False
-    return math.isfinite(number) and number >= least
-
-
 def _is_divisible(logit: np.float32, temperature: float) -> bool:
     """Whether float32 holds the logit after temperature."""
     with np.errstate(over="ignore"):
@@ -211,12 +198,3 @@ def _is_divisible(logit: np.float32, temperature: float) -> bool:
 def _float32(value: float) -> np.float32:
     """The nearest float32; of what is larger than all, the largest."""
     return np.float32(min(value, _HUGE))
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 0
-
-
-def _check(option: str, value: object, allowed: bool, allowed_values: str) -> None:
-    if not allowed:
-        raise UsageError(f"{option} is {value!r}", f"give {allowed_values}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +14,13 @@ from typing import Any
 from c2c_runtime.answers.baseline_answer import MessageAnswer, sharer_answer
 from c2c_runtime.answers.generation import Answer, GenerationOptions, Piece, check_mode_of_ids
 from c2c_runtime.answers.prompt_reader import PromptReader
+from c2c_runtime.arguments import (
+    check_choice,
+    check_count,
+    check_kind,
+    check_names,
+    check_switch,
+)
 from c2c_runtime.backends.backend import Backend
 from c2c_runtime.backends.devices import open_backend
 from c2c_runtime.backends.ort_backend import OrtBackend
@@ -19,7 +28,7 @@ from c2c_runtime.bundle import names
 from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.chain.conversation import Conversation
 from c2c_runtime.chain.open_bundle import OpenBundle
-from c2c_runtime.machine.backend_choice import Wish
+from c2c_runtime.machine.backend_choice import DEVICES, Wish
 from c2c_runtime.sections.alignment import Section
 from c2c_runtime.sections.section_texts import SectionText
 from c2c_runtime.text.messages import Message
@@ -83,9 +92,20 @@ class Session:
 
         What a file holds is checked against its sha256 before it is used: those of a graph while the
         graph loads, all others here; ``check_hashes=False`` trusts the disk.
-        Raises ``BundleError`` with every problem found, ``UnavailableError`` if this machine cannot
-        run the bundle.
+        Raises ``UsageError`` for arguments that make no sense, ``BundleError`` with every problem found,
+        ``UnavailableError`` if this machine cannot run the bundle.
         """
+        check_kind("path", path, (str, os.PathLike), "the path of a bundle")
+        check_choice("device", device, DEVICES)
+        check_count("num_threads", num_threads, 1, or_none=True)
+        check_count("cuda_stream", cuda_stream, or_none=True)
+        for name, switch in (
+            ("check_hashes", check_hashes),
+            ("preload", preload),
+            ("warm_up", warm_up),
+        ):
+            check_switch(name, switch)
+        check_count("prefix_bytes", prefix_bytes, meaning="0: nothing is kept")
         bundle = Bundle.open(path, with_engines=device in ("auto", "tensorrt"))
         if check_hashes:
             bundle.check_hashes(files=bundle.common_files)
@@ -148,7 +168,9 @@ class Session:
         Opened on first use, on the same kind of device, and closed with this one.
         Raises ``UsageError`` if the bundle was built without ``--with-baselines``.
         """
+        check_count("number", number, 1)
         with self._lock:
+            self.opened.require_open()
             if number not in self._sharers:
                 bundle = self.bundle.baseline(number)
                 if self._check_hashes:  # the rest of its files was checked when this session opened
@@ -181,9 +203,12 @@ class Session:
         """Sections of a plain prompt, each of which says whether it is fused and what the Sharers read."""
         return self.reader.sections_of_texts(texts)
 
-    def sections_of(self, prompt: Prompt, *, enable_thinking: bool = False) -> list[Section]:
-        """Sections of a plain prompt or of a chat."""
-        return self.reader.sections_of(prompt, enable_thinking=enable_thinking)
+    def sections_of(
+        self, prompt: Prompt, *, enable_thinking: bool = False, alone: bool = False
+    ) -> list[Section]:
+        """Sections of a plain prompt or of a chat. ``alone``: what the Receiver alone reads, the same ids
+        without the Sharers', whose templates are not asked then."""
+        return self.reader.sections_of(prompt, enable_thinking=enable_thinking, alone=alone)
 
     def ask(
         self,
@@ -197,7 +222,8 @@ class Session:
 
         ``conversation``: in mode ``sharer`` one of ``session.sharer(1)``, else of this session.
         """
-        options = options or GenerationOptions()
+        options = GenerationOptions() if options is None else options
+        check_kind("options", options, GenerationOptions, "GenerationOptions")
         if options.mode == "sharer":
             sharer = self.sharer(1).reader
             return sharer_answer(
@@ -212,7 +238,8 @@ class Session:
                 conversation,
                 enable_thinking=enable_thinking,
             )
-        sections = self.sections_of(prompt, enable_thinking=enable_thinking)
+        alone = options.mode == "receiver"
+        sections = self.sections_of(prompt, enable_thinking=enable_thinking, alone=alone)
         return self.answer(sections, options, conversation)
 
     def answer(
@@ -228,16 +255,19 @@ class Session:
         new one. Nothing runs before the first piece is asked for. Token ids are the Receiver's, so the
         modes ``sharer`` and ``t2t`` are ``ask``'s alone: ``UsageError``.
         """
-        options = options or GenerationOptions()
+        options = GenerationOptions() if options is None else options
+        check_kind("options", options, GenerationOptions, "GenerationOptions")
         check_mode_of_ids(options.mode, self.bundle)
         return Answer(self.reader, conversation, sections, options)
 
     def chat(self, messages: Sequence[Message], **options: Any) -> Iterator[Piece]:
         """Stream the answer to a chat. Options are those of ``GenerationOptions``."""
+        known = tuple(field.name for field in fields(GenerationOptions))
+        check_names("GenerationOptions", options, known)
         return iter(self.ask(messages, GenerationOptions(**options)))
 
     def close(self) -> None:
-        """Release the graphs and, on a GPU, the caches of every conversation.
+        """Release the graphs and, on a GPU, the caches of every conversation; nothing is answered any more.
 
         On a CPU a graph lives as long as a session or a conversation of this process uses it.
         """

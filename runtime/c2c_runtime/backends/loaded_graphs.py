@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from c2c_runtime.backends.backend import Backend, Graph
 from c2c_runtime.bundle.bundle import Bundle
-from c2c_runtime.errors import C2CError
+from c2c_runtime.errors import C2CError, UsageError
 
 
 class LoadedGraphs:
@@ -23,6 +23,7 @@ class LoadedGraphs:
         self._backend = backend
         self._check_hashes = check_hashes
         self._graphs: dict[str, Graph] = {}
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def get(self, role: str) -> Graph:
@@ -30,14 +31,21 @@ class LoadedGraphs:
         self.load([role])
         return self._graphs[role]
 
+    def require_open(self) -> None:
+        """Raise ``UsageError`` where the session was closed."""
+        if self._is_closed:
+            raise UsageError("this session is closed", "open the bundle again with Session.open")
+
     def load(self, roles: Sequence[str]) -> None:
-        """Load what is not loaded yet. Raises the first error in the order of ``roles``.
+        """Load what is not loaded yet. Raises the first error in the order of ``roles``, and
+        ``UsageError`` where the session was closed.
 
         Waits for nobody where all are loaded: conversations ask before every section.
         """
         if all(role in self._graphs for role in roles):
             return
         with self._lock:
+            self.require_open()
             missing = [role for role in dict.fromkeys(roles) if role not in self._graphs]
             if len(missing) > 1 and self._backend.loads_in_threads:
                 with ThreadPoolExecutor(len(missing), thread_name_prefix="c2c-load") as pool:
@@ -46,9 +54,10 @@ class LoadedGraphs:
                 loaded = [self._load(role) for role in missing]
             self._graphs.update(zip(missing, loaded, strict=True))
 
-    def clear(self) -> None:
-        """Let go of every graph."""
+    def close(self) -> None:
+        """Let go of every graph, and load none again."""
         with self._lock:
+            self._is_closed = True
             self._graphs.clear()
 
     def _load(self, role: str) -> Graph:

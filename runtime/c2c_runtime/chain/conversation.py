@@ -14,18 +14,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from c2c_runtime.arguments import check_count
 from c2c_runtime.bundle import names
 from c2c_runtime.chain.all_or_nothing import AllOrNothing
 from c2c_runtime.chain.bound_fuser import BoundFuser
 from c2c_runtime.chain.bound_model import BoundModel
 from c2c_runtime.chain.kv_cache import KVCache, allocate_cache
 from c2c_runtime.chain.logits import Logits
+from c2c_runtime.chain.one_user import OneUser
 from c2c_runtime.chain.open_bundle import OpenBundle
 from c2c_runtime.chain.section_passes import Reading, SectionPasses, even_parts, plan_passes
 from c2c_runtime.chain.section_record import SectionRecord
 from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import UNFUSED, Section
-from c2c_runtime.sections.section_rules import SectionRules
+from c2c_runtime.sections.section_rules import SectionRules, checked_sections
 
 
 @dataclass
@@ -42,7 +44,10 @@ class StageTimes:
 class Conversation:
     """Caches and bound graphs of one conversation. Buffers are allocated once.
 
-    Not for several threads at once; several conversations of one open bundle are independent.
+    Not for several threads at once: the second call is refused with ``UsageError``, like every call of a
+    closed bundle. Several conversations of one open bundle are independent.
+    ``turn`` of some methods: any object that stands for an answer. Who began with it goes on with it, and
+    is refused with ``UsageError`` where another call has changed the caches since. None: nobody asks.
     A call that fails, also by Ctrl-C, leaves the caches as they were before it. Only ``prefill`` does
     so for ``UsageError`` and ``CapacityError`` alone: see there.
     """
@@ -75,6 +80,7 @@ class Conversation:
         self.times = StageTimes()
         self._record = SectionRecord(self.receiver, self.sharers)
         self._opened = opened
+        self._user = OneUser("this conversation")
         self._receiver = BoundModel(
             opened.graph(names.RECEIVER), self.receiver, pair.receiver.vocab_size
         )
@@ -86,7 +92,7 @@ class Conversation:
         """Whose conversation this is."""
         return self._opened
 
-    def prefill(self, sections: Sequence[Section]) -> Logits:
+    def prefill(self, sections: Sequence[Section], turn: object = None) -> Logits:
         """Bring the caches to a prompt's end; returns the logits after its last token.
 
         The last section runs through the Receiver alone. What the caches already hold of the
@@ -98,17 +104,20 @@ class Conversation:
         some of its first sections, perhaps none, and the next prompt, this one or another, is answered
         as in a new conversation.
         """
-        self.require(sections)
-        *fused, last = sections
-        with self._all_or_nothing():
-            self._record.keep_common(fused)
-        self._opened.prefixes.restore(self._record, self.receiver, self.sharers, fused)
-        self._extend(fused[len(self._record.sections) :])
-        self.keep()
-        start = time.perf_counter()
-        logits = self._decode(last.receiver_ids, last.span)
-        self.times.receiver_prefill_s += time.perf_counter() - start
-        return logits
+        with self._user:
+            self._opened.require_open()
+            self.require(sections)
+            self._user.begin_turn(turn)
+            *fused, last = sections
+            with self._all_or_nothing():
+                self._record.keep_common(fused)
+            self._opened.prefixes.restore(self._record, self.receiver, self.sharers, fused)
+            self._extend(fused[len(self._record.sections) :])
+            self._keep()
+            start = time.perf_counter()
+            logits = self._decode(last.receiver_ids, last.span)
+            self.times.receiver_prefill_s += time.perf_counter() - start
+            return logits
 
     def append(
         self,
@@ -135,29 +144,40 @@ class Conversation:
         The caches then hold what one ``append`` a section would leave in them. A call that fails has
         run none of them. Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
-        for section in sections:
-            self._rules.check_section(section)
-        self._extend(sections)
+        with self._user:
+            self._opened.require_open()
+            for section in checked_sections(sections):
+                self._rules.check_section(section)
+            self._user.begin_turn(None)
+            self._extend(sections)
 
-    def decode(self, ids: Sequence[int]) -> Logits:
+    def decode(self, ids: Sequence[int], turn: object = None) -> Logits:
         """Run ``ids`` through the Receiver alone: the last section of a prompt, or a decode step.
 
         Returns the logits after the last id, which the next call overwrites.
         Raises ``UsageError`` and ``CapacityError`` before anything is written.
         """
-        if len(ids) == 0:
-            raise UsageError("there is nothing to decode from", "give at least one token")
-        self._rules.check_ids(0, ids)
-        self.receiver.require(len(ids))
-        return self._decode(ids)
+        with self._user:
+            self._opened.require_open()
+            self._user.require_turn(turn)
+            self._rules.check_ids(0, ids)
+            if len(ids) == 0:
+                raise UsageError("there is nothing to decode from", "give at least one token")
+            self.receiver.require(len(ids))
+            self._user.begin_turn(turn)
+            return self._decode(ids)
 
-    def rewind(self, num_tokens: int) -> None:
+    def rewind(self, num_tokens: int, turn: object = None) -> None:
         """Take back the last ``num_tokens`` that ``decode`` ran, so that others can be tried instead.
 
         Raises ``UsageError`` where ids were not run by the Receiver alone, or are not in the cache.
         """
-        with self._all_or_nothing():
-            self._record.drop_last(num_tokens)
+        check_count("num_tokens", num_tokens)
+        with self._user:
+            self._user.require_turn(turn)
+            self._user.begin_turn(turn)
+            with self._all_or_nothing():
+                self._record.drop_last(num_tokens)
 
     def require(self, sections: Sequence[Section]) -> None:
         """Raise ``UsageError`` unless a prompt of these sections makes sense, and ``CapacityError``
@@ -172,6 +192,10 @@ class Conversation:
 
     def load_sharers(self) -> None:
         """Load and bind what only fusing needs, so that the first section does not wait for it."""
+        with self._user:
+            self._load_sharers()
+
+    def _load_sharers(self) -> None:
         self._opened.load(self._opened.fusing_roles)
         for number, cache in enumerate(self.sharers, start=1):
             if cache.buffers:
@@ -181,14 +205,20 @@ class Conversation:
     def keep(self) -> bool:
         """Keep a copy of the sections in the caches, for conversations of this bundle that begin the
         same way. Returns whether it is kept: not without room in its ``prefixes``."""
+        with self._user:
+            return self._keep()
+
+    def _keep(self) -> bool:
         if not self._record.is_true:
             return False
         return self._opened.prefixes.keep(self._record, self.receiver, self.sharers)
 
     def reset(self) -> None:
         """Forget everything said; the buffers are kept, uncleared, for the next conversation."""
-        self._record.forget()
-        self.times = StageTimes()
+        with self._user:
+            self._user.begin_turn(None)
+            self._record.forget()
+            self.times = StageTimes()
 
     def _extend(self, sections: Sequence[Section]) -> None:
         """``extend`` of sections that were checked."""
@@ -204,7 +234,7 @@ class Conversation:
             unread_span=loose.span if loose else 0,
             is_fusing=self._opened.bundle.has_graph(names.FUSER),
         )
-        self.load_sharers()
+        self._load_sharers()
         with self._all_or_nothing():
             for cache in self.sharers:
                 cache.skip(loose.span if loose else 0)

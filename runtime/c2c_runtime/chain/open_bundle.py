@@ -47,6 +47,10 @@ class OpenBundle:
         roles = [names.sharer(number) for number, sharer in sharers if sharer.num_cached_layers]
         return (*roles, names.FUSER) if self.bundle.has_graph(names.FUSER) else tuple(roles)
 
+    def require_open(self) -> None:
+        """Raise ``UsageError`` where this was closed: it loads nothing again, and answers no more."""
+        self.graphs.require_open()
+
     def graph(self, role: str) -> Graph:
         """The loaded graph of a role; loads it on first use."""
         return self.graphs.get(role)
@@ -58,5 +62,5 @@ class OpenBundle:
     def close(self) -> None:
         """Let go of the graphs and of what is kept, and close the backend."""
         self.prefixes.clear()
-        self.graphs.clear()
+        self.graphs.close()
         self.backend.close()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from c2c_runtime.arguments import check_count
 from c2c_runtime.backends.backend import Buffer
 from c2c_runtime.chain.kv_cache import Key, KVCache
 from c2c_runtime.chain.section_record import SectionRecord, num_common
@@ -45,6 +46,7 @@ class PrefixStore:
 
     def __init__(self, max_bytes: int) -> None:
         """``max_bytes`` 0 keeps nothing."""
+        check_count("prefix_bytes", max_bytes, meaning="0: nothing is kept")
         self.max_bytes = max_bytes
         self._kept: OrderedDict[tuple[Section, ...], _Beginning] = OrderedDict()
         self._lock = threading.Lock()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from c2c_runtime.arguments import check_count, check_kind, shown
 from c2c_runtime.errors import BundleError, UsageError
 from c2c_runtime.sections.token_ids import check_ids, token_ids
 from c2c_runtime.text.chat_spans import content_spans
@@ -45,9 +46,10 @@ class Section:
     def of(
         cls, receiver_ids: Sequence[int], sharer_ids: Sequence[Sequence[int]], mask: int
     ) -> Section:
-        """A section whose span follows from its ids."""
-        receiver = tuple(receiver_ids)
-        sharers = tuple(tuple(ids) for ids in sharer_ids)
+        """A section whose span follows from its ids. Raises ``UsageError`` for ids that are none."""
+        receiver = token_ids(receiver_ids)
+        check_kind("sharer_ids", sharer_ids, (list, tuple), "a list, the ids of each Sharer in it")
+        sharers = tuple(token_ids(ids) for ids in sharer_ids)
         span = max(len(receiver), *(len(ids) for ids in sharers)) if sharers else len(receiver)
         return cls(receiver, sharers, mask, span)
 
@@ -248,12 +250,19 @@ def _check_sections(
     num_ids: int, lengths_and_masks: Sequence[tuple[int, int]], num_sharers: int
 ) -> None:
     largest = (1 << num_sharers) - 1
-    for index, (length, mask) in enumerate(lengths_and_masks):
+    pairs = "pairs of a length and a mask, such as [(19, 1), (1, -1)]"
+    check_kind("sections", lengths_and_masks, (list, tuple), pairs)
+    for index, pair in enumerate(lengths_and_masks):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise UsageError(f"section {index} is {shown(pair)}", f"give {pairs}")
+        length, mask = pair
+        check_count(f"the length of section {index}", length)
+        check_count(f"the mask of section {index}", mask, UNFUSED)
         if length < 1:
             raise UsageError(
                 f"section {index} has length {length}", "give every section at least one token"
             )
-        if not UNFUSED <= mask <= largest:
+        if mask > largest:
             raise UsageError(
                 f"section {index} has mask {mask}, but the bundle has {num_sharers} Sharer(s)",
                 f"give -1 (not fused) or a mask from 1 to {largest}: bit i stands for Sharer i + 1",

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from c2c_runtime.arguments import check_count, shown
 from c2c_runtime.bundle.manifest import Pair
 from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import UNFUSED, Section
 from c2c_runtime.sections.token_ids import check_ids
+
+
+def checked_sections(sections: Sequence[Section]) -> Sequence[Section]:
+    """``sections``, if that is what they are. Raises ``UsageError`` for ids or text in their place."""
+    is_list = isinstance(sections, Sequence) and not isinstance(sections, str | bytes)
+    if not is_list or not all(isinstance(section, Section) for section in sections):
+        raise UsageError(
+            f"a prompt is a list of sections, and this is {shown(sections)}",
+            "give what session.sections_of_ids, sections_of_text or sections_of_chat returns",
+        )
+    return sections
 
 
 class SectionRules:
@@ -19,7 +31,7 @@ class SectionRules:
 
     def check_prompt(self, sections: Sequence[Section]) -> None:
         """All sections, and that the last, which the Receiver alone reads, has tokens."""
-        if not sections or not sections[-1].receiver_ids:
+        if not checked_sections(sections) or not sections[-1].receiver_ids:
             raise UsageError(
                 "the prompt's last section has no tokens, so there is nothing to answer from",
                 "give at least one token",
@@ -32,6 +44,8 @@ class SectionRules:
         """One section that every model reads."""
         num_sharers = len(self._pair.sharers)
         receiver_ids, sharer_ids, mask = section.receiver_ids, section.sharer_ids, section.mask
+        check_count("mask", mask, UNFUSED)
+        check_count("span", section.span)
         if len(sharer_ids) != num_sharers:
             raise UsageError(
                 f"a section came with ids for {len(sharer_ids)} Sharers; the pair has {num_sharers}",

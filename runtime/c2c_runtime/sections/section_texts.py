@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from c2c_runtime.arguments import check_kind, check_switch, check_text
 from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import UNFUSED, Section, Table, map_ids
 from c2c_runtime.text.tokenizer import Tokenizer
@@ -30,6 +31,9 @@ class SectionText:
     sharer_text: str | None = None
 
     def __post_init__(self) -> None:
+        check_text("text", self.text)
+        check_switch("is_fused", self.is_fused)
+        check_text("sharer_text", self.sharer_text, or_none=True)
         if self.is_fused and (self.sharer_text is not None or not self.text):
             raise UsageError(
                 "a fused section has one text, which the Receiver and the Sharers read",
@@ -49,6 +53,9 @@ def sections_from_texts(
     logits: it is not fused, and the Receiver reads at least one token of it.
     Raises ``UsageError`` for texts that end otherwise.
     """
+    check_kind("texts", texts, (list, tuple), "a list of SectionText")
+    for text in texts:
+        check_kind("a section's text", text, SectionText, "a SectionText")
     if not texts or texts[-1].is_fused or not texts[-1].text:
         raise UsageError(
             "the last section is what the Receiver answers from: it has a text and is not fused",
@@ -61,7 +68,7 @@ def sections_from_texts(
         if piece.is_fused:
             sections.append(Section.of(ids, [map_ids(ids, table) for table in tables], mask))
         else:
-            text = piece.text if piece.sharer_text is None else piece.sharer_text
-            others = [one.encode(text, add_special_tokens=False) for one in sharers]
+            read = piece.text if piece.sharer_text is None else piece.sharer_text
+            others = [one.encode(read, add_special_tokens=False) for one in sharers]
             sections.append(Section.of(ids, others, UNFUSED))
     return sections

@@ -12,6 +12,7 @@ from c2c_runtime.errors import UsageError
 def token_ids(ids: Sequence[Any]) -> tuple[int, ...]:
     """Ids as plain integers, those of numpy included. Raises ``UsageError`` for what is no integer."""
     try:
+        len(ids)
         return tuple(map(index, ids))
     except TypeError as error:
         raise UsageError(

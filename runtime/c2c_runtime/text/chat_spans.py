@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from c2c_runtime.errors import UsageError
-from c2c_runtime.text.messages import Message
+from c2c_runtime.text.messages import Message, check_messages
 
 Span = tuple[int, int]
 Render = Callable[[Sequence[Message]], str]
@@ -26,6 +26,7 @@ def content_spans(messages: Sequence[Message], render: Render) -> tuple[str, lis
 
     Raises ``UsageError`` if a content is not text or the template refuses the chat.
     """
+    check_messages(messages)
     contents = [_content(index, message) for index, message in enumerate(messages)]
     text = render(messages)
     marks = _marks(text, messages, contents)
@@ -36,7 +37,7 @@ def content_spans(messages: Sequence[Message], render: Render) -> tuple[str, lis
 
 
 def _content(index: int, message: Message) -> str:
-    content = message.get("content") if isinstance(message, Mapping) else None
+    content = message.get("content")
     if content is not None and not isinstance(content, str):
         raise UsageError(
             f"the content of message {index} is {type(content).__name__}, not text",

@@ -16,11 +16,16 @@ import jinja2.nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from c2c_runtime.errors import BundleError, UsageError
-from c2c_runtime.text.messages import Message
+from c2c_runtime.text.messages import Message, check_messages
+from c2c_runtime.text.template_budget import (
+    CountingEnvironment,
+    OverBudget,
+    size_of,
+    within_budget,
+)
 
 _GEMMA_TEMPLATE = (
     "{{ bos_token }}"
@@ -49,6 +54,9 @@ _EXPRESSION_ERRORS = (
     RecursionError,
 )
 
+# What a template that nests too deeply, or holds a number too long, raises while it is read.
+_PARSING_ERRORS = (RecursionError, SyntaxError, ValueError, OverflowError, MemoryError)
+
 
 def default_chat_template(architecture: str) -> str:
     """The template of a model that has none of its own, by transformers' ``model_type``.
@@ -64,23 +72,31 @@ class ChatTemplate:
     """A compiled chat template.
 
     ``special_tokens`` are the variables ``bos_token``, ``eos_token``, ... of the tokenizer;
-    ``origin`` names the file in error messages.
+    ``origin`` names the file and ``whose`` the model ("Sharer 1's") in error messages.
 
     Raises ``BundleError`` if the template does not parse.
     """
 
     def __init__(
-        self, source: str, special_tokens: Mapping[str, str], origin: str = "chat template"
+        self,
+        source: str,
+        special_tokens: Mapping[str, str],
+        origin: str = "chat template",
+        whose: str = "the",
     ) -> None:
         self.source = source
         self._special_tokens = dict(special_tokens)
         self._origin = origin
+        self._whose = whose
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
+            with within_budget(len(source)):
+                self._template = _environment().from_string(source)
+        except (jinja2.TemplateError, *_PARSING_ERRORS) as error:
+            line = (
+                f", line {error.lineno}," if isinstance(error, jinja2.TemplateSyntaxError) else ""
+            )
             raise BundleError.of(
-                f"{origin}, line {error.lineno}, is not a Jinja template that this runtime "
-                f"understands: {error.message}",
+                f"{origin}{line} is not a Jinja template that this runtime understands: {error}",
                 "mend the chat template of the checkpoint and build the bundle again",
             ) from error
 
@@ -100,14 +116,20 @@ class ChatTemplate:
         """
         chat = _checked(messages)
         visible = {"tools": None, "documents": None, **self._special_tokens, **_plain(variables)}
+        visible |= {"messages": chat, "add_generation_prompt": add_generation_prompt}
         try:
-            return self._template.render(
-                messages=chat, add_generation_prompt=add_generation_prompt, **visible
-            )
+            with within_budget(size_of(visible)):
+                return self._template.render(visible)
         except _RefusedByTemplate as error:
             raise UsageError(
-                f"the chat template refuses these messages: {error.message}",
+                f"{self._whose} chat template refuses these messages: {error.message}",
                 "change the order, the roles or the content of the messages",
+            ) from error
+        except (OverBudget, MemoryError) as error:
+            raise UsageError(
+                f"{self._whose} chat template was stopped: {error or 'it takes too much memory'}",
+                "give fewer or shorter messages; if it stops at short ones, do not use this bundle unless "
+                "you trust where its template comes from",
             ) from error
         except SecurityError as error:
             raise BundleError.of(
@@ -116,7 +138,7 @@ class ChatTemplate:
             ) from error
         except (jinja2.TemplateError, *_EXPRESSION_ERRORS) as error:
             raise UsageError(
-                f"the chat template cannot render these messages: {error}",
+                f"{self._whose} chat template cannot render these messages: {error}",
                 "give every message the fields that the template reads, 'role' and 'content' "
                 "at least, as text",
             ) from error
@@ -167,17 +189,20 @@ class _TemplateNamespace(Namespace):
         _refuse_underscore(name)
         super().__setitem__(name, value)
 
+    def __repr__(self) -> str:
+        return "<Namespace>"  # what it holds can hold it, and so on
+
 
 def _refuse_underscore(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
         raise SecurityError(f"a namespace may not store {name!r}")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
+def _environment() -> CountingEnvironment:
+    environment = CountingEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
-    environment.filters["tojson"] = _to_json
+    environment.set_filter("tojson", _to_json)
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     environment.globals["dict"] = _TemplateDict()
@@ -213,19 +238,18 @@ def _strftime_now(format: str) -> str:
 def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Plain copies of the messages, without fields that are None, reasoning under every name that
     templates read it by."""
-    if not messages:
-        raise UsageError("the chat has no messages", "give at least one message")
+    check_messages(messages)
+    try:
+        return _plain_chat(messages)
+    except RecursionError as error:
+        raise UsageError(
+            "the messages are nested too deeply", "give messages whose fields are plain text"
+        ) from error
+
+
+def _plain_chat(messages: Sequence[Message]) -> list[dict[str, Any]]:
     chat: list[dict[str, Any]] = []
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping):
-            raise UsageError(
-                f"message {index} is {type(message).__name__}, not a mapping",
-                'write each message as {"role": ..., "content": ...}',
-            )
-        if not isinstance(message.get("role"), str):
-            raise UsageError(
-                f"message {index} has no role", "give it a role: system, user or assistant"
-            )
+    for message in messages:
         plain = {key: value for key, value in _plain(message).items() if value is not None}
         reasoning = next((plain[name] for name in _REASONING_FIELDS if name in plain), None)
         if reasoning is not None:

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter
 
+from c2c_runtime.arguments import check_count, check_switch, check_text
 from c2c_runtime.errors import UsageError
-from c2c_runtime.text.messages import Message
+from c2c_runtime.text.messages import Message, check_messages
 
 Prompt = str | Sequence[Message]  # plain, or a chat
 
@@ -42,12 +43,12 @@ class TextToText:
     fixed_length: bool = False
 
     def __post_init__(self) -> None:
+        check_text("ask", self.ask)
+        check_text("tell", self.tell)
         _check_template("ask", self.ask, {"question"})
         _check_template("tell", self.tell, {"question", "message"})
-        if self.max_message_tokens < 1:
-            raise UsageError(
-                f"max_message_tokens is {self.max_message_tokens}", "ask for at least one token"
-            )
+        check_count("max_message_tokens", self.max_message_tokens, 1)
+        check_switch("fixed_length", self.fixed_length)
 
     def request(self, prompt: Prompt) -> str | list[Message]:
         """What a Sharer gets: the request, after the earlier messages where it is a chat."""
@@ -70,6 +71,7 @@ class TextToText:
 
 
 def _ending_with_question(messages: Sequence[Message]) -> Sequence[Message]:
+    check_messages(messages)
     last = messages[-1] if messages else {}
     if last.get("role") != "user" or not isinstance(last.get("content"), str):
         raise UsageError(

@@ -7,7 +7,7 @@ Files of one tokenizer directory: ``tokenizer.json`` and, where the manifest say
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import tokenizers
@@ -59,7 +59,8 @@ class Tokenizer:
         template = None
         if spec.has_chat_template:
             path = directory / CHAT_TEMPLATE_FILE
-            template = ChatTemplate(_read(path), _special_tokens(spec), origin=str(path))
+            whose = whose_tokenizer(spec)
+            template = ChatTemplate(_read(path), _special_tokens(spec), str(path), whose)
         return cls(backend, spec, template)
 
     @property
@@ -122,7 +123,7 @@ class Tokenizer:
         """
         if self._chat_template is None:
             raise UsageError(
-                f"the model of {self.spec.path} has no chat template",
+                f"{whose_tokenizer(self.spec)} checkpoint has no chat template",
                 "give a plain prompt, or build the bundle from a checkpoint with a chat template",
             )
         return self._chat_template.render(
@@ -137,6 +138,13 @@ class Tokenizer:
                 f"this text cannot be tokenized: {error}",
                 "give valid Unicode text, without lone surrogates",
             ) from error
+
+
+def whose_tokenizer(spec: TokenizerSpec) -> str:
+    """``the Receiver's`` or ``Sharer 1's``, for messages."""
+    role = PurePosixPath(spec.path).name
+    number = role.removeprefix("sharer")
+    return f"Sharer {number}'s" if number.isdigit() else f"the {role.capitalize()}'s"
 
 
 def _special_tokens(spec: TokenizerSpec) -> dict[str, str]:

@@ -104,7 +104,7 @@ def test_a_score_that_was_interrupted_leaves_the_prompt(session):
         except KeyboardInterrupt:
             num_held = scorer._conversation.receiver.length
             # The line that takes back is one that can be interrupted, too.
-            scorer._conversation.rewind(num_held - len(PROMPT))
+            scorer._conversation.rewind(num_held - len(PROMPT), scorer)
             assert scorer.score([7, 8, 30]) == expected
         else:
             assert number > 10

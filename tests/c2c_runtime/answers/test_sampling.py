@@ -221,7 +221,7 @@ def test_an_option_out_of_range_is_named(option, value, allowed):
     with pytest.raises(UsageError) as error:
         SamplingOptions(**{option: value})
     assert option in str(error.value)
-    assert repr(value) in str(error.value)
+    assert f"{option} is {repr(value)[:10]}" in str(error.value)
     assert allowed in str(error.value)
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tiny_bundles import copied, text_bundle
 
-from c2c_runtime import GenerationOptions, Session
+from c2c_runtime import Batch, GenerationOptions, Session, answer_batch
 from c2c_runtime.backends.ort_backend import OrtGraph
 from c2c_runtime.bundle import names
-from c2c_runtime.errors import BundleError
+from c2c_runtime.errors import BundleError, UsageError
 from c2c_runtime.machine.cores import num_usable_cores
 from c2c_runtime.text.tokenizer import Tokenizer
 
@@ -185,3 +185,44 @@ def test_threads_are_cores_that_may_be_used(tmp_path, monkeypatch):
     assert num_usable_cores(cpus, groups) == 3
     (groups / "cpu.max").write_text("50000 100000\n")
     assert num_usable_cores(cpus, groups) == 1
+
+
+def test_a_closed_session_answers_no_more_and_loads_nothing(bundle, loads):
+    session = Session.open(bundle)
+    conversation = session.conversation()
+    streamed = iter(session.answer(session.sections_of_ids(IDS), GREEDY, conversation))
+    next(streamed)
+    unfinished = session.conversation()
+    session.close()
+    session.close()
+    num_loaded = len(loads)
+    sections = session.sections_of_ids(IDS)
+    calls = [
+        session.conversation,
+        session.warm_up,
+        lambda: answer(session),
+        lambda: next(streamed),
+        lambda: session.answer(sections, GREEDY, conversation).finish(),
+        lambda: unfinished.prefill(sections),
+        lambda: unfinished.decode([5]),
+        lambda: unfinished.load_sharers(),
+        lambda: unfinished.append([5], [[5]], 1),
+        lambda: session.sharer(1),
+        lambda: answer_batch(session, [sections], GREEDY),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="closed") as error:
+            call()
+        assert error.value.remedy
+    assert len(loads) == num_loaded
+
+
+def test_a_conversation_or_batch_of_another_session_is_refused(bundle):
+    with Session.open(bundle) as one, Session.open(bundle) as other:
+        sections = one.sections_of_ids(IDS)
+        with pytest.raises(UsageError, match="another session"):
+            one.answer(sections, GREEDY, other.conversation())
+        with pytest.raises(UsageError, match="another session"):
+            one.ask("hello", GREEDY, other.conversation())
+        with pytest.raises(UsageError, match="another session"):
+            answer_batch(one, [sections], GREEDY, Batch(other))

@@ -103,7 +103,7 @@ def test_lengths_and_masks_cut_the_prompt():
         ([1, 2, 3], [], "hold 0 tokens, the prompt has 3"),
         ([1, 2, 3], [(2, -1), (1, 1)], "last section is fused"),
         ([1, 2, 3], [(2, 2), (1, -1)], "mask 2, but the bundle has 1 Sharer"),
-        ([1, 2, 3], [(2, -2), (1, -1)], "mask -2"),
+        ([1, 2, 3], [(2, -2), (1, -1)], "mask of section 0 is -2"),
         ([1, 2, 3], [(3, 1), (0, -1)], "section 1 has length 0"),
         ([1, 5, 3], None, "token id 5 is not in the Receiver's vocabulary of 5 tokens"),
         ([1, -1, 3], None, "token id -1"),
