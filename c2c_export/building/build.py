@@ -7,10 +7,9 @@ memory at a time.
 from __future__ import annotations
 
 import importlib.metadata
-import shutil
-import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +46,7 @@ from c2c_export.pair.prepare import PreparedPair, prepare_pair
 from c2c_export.reading.weight_headers import num_parameters
 from c2c_export.yardstick.golden import plan_cases
 from c2c_export.yardstick.verify_build import measure_directory, verify_directory
-from c2c_runtime.bundle.manifest import SCHEMA_VERSION, Manifest
+from c2c_runtime.bundle.manifest import SCHEMA_VERSION, FileEntry, Manifest
 from c2c_runtime.checks.verification import Comparison
 from c2c_runtime.machine.process_memory import peak_bytes, release_memory
 
@@ -66,7 +65,9 @@ def build_bundle(
     numbers = range(1, len(source.sharers) + 1)
     baselines = numbers if options.with_baselines else range(0)
     stages.num_stages = 6 + len(numbers) + len(baselines) + (target.engine_backend is not None)
-    with write_bundle(output, force=options.force) as writer, stages.shown():
+    with ExitStack() as opened:
+        writer = opened.enter_context(write_bundle(output, force=options.force))
+        opened.enter_context(stages.shown())
         with stages.stage("read and check the pair"):
             prepared = _prepare(source, options)
         if stages.console is not None:
@@ -74,7 +75,7 @@ def build_bundle(
         _check_engines(prepared, target)
         _check_need(prepared, options, writer.path)
         site = GraphSite(writer.path, target, prepared.limits)
-        kept = _kept_stages(options, writer.path / "scratch")
+        kept = opened.enter_context(_kept_stages(options, writer.path / "scratch"))
         with stages.stage("write tokenizers and alignment"):
             text = write_text_side(prepared, writer.path)
         cases = plan_cases(
@@ -103,11 +104,14 @@ def build_bundle(
                 prepared, cases, sharers, fusers, site, kept, with_loss=options.verify
             )
             release_memory()
-        shutil.rmtree(kept.scratch, ignore_errors=True)
         graphs = [*(sharer.graph for sharer in sharers), fuser, receiver.graph]
         built = [graph for graph in graphs if graph is not None]
         with stages.stage("hash the files"):
-            manifest = _manifest(prepared, target, text, built, receiver, alone, kept, writer)
+            files = kept.files()
+            kept.close()
+            manifest = _manifest(
+                prepared, target, text, built, receiver, alone, writer.files(files)
+            )
             writer.write_manifest(manifest)
         comparisons: tuple[Comparison, ...] = ()
         if options.verify:
@@ -166,12 +170,14 @@ def _check_need(prepared: PreparedPair, options: BuildOptions, root: Path) -> No
     check_need(need, root, options.max_build_memory_bytes)
 
 
-def _kept_stages(options: BuildOptions, scratch: Path) -> KeptStages:
-    """Without a cache, what stages make is kept for this build alone."""
-    if options.use_cache:
-        cache = StageCache.of_user()
-        return KeptStages(cache, Digests(cache.root), scratch)
-    return KeptStages(StageCache(scratch / "stages", sys.maxsize), Digests(None), scratch)
+@contextmanager
+def _kept_stages(options: BuildOptions, scratch: Path) -> Iterator[KeptStages]:
+    cache = StageCache.of_user() if options.use_cache else None
+    kept = KeptStages(cache, Digests(None if cache is None else cache.root), scratch)
+    try:
+        yield kept
+    finally:
+        kept.close()
 
 
 def _build_engines(
@@ -211,8 +217,7 @@ def _manifest(
     graphs: Iterable[BuiltGraph],
     receiver: BuiltReceiver,
     alone: Iterable[BuiltBaseline],
-    kept: KeptStages,
-    writer: BundleWriter,
+    files: dict[str, FileEntry],
 ) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -227,7 +232,7 @@ def _manifest(
         eos_ids=prepared.eos_ids,
         golden=receiver.golden,
         tools=_tools(),
-        files=writer.files(kept.files),
+        files=files,
         baselines=tuple(baseline.spec for baseline in alone),
     )
 

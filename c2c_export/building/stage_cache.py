@@ -10,11 +10,12 @@ Files are copied, not linked: onnx and onnx-ir refuse weights in a file that has
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _MAX_GIB = "C2C_CACHE_GIB"
 _ENTRIES = "stages"
 _ENTRY = "entry.json"
 _PARTIAL = ".partial-"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class StageCache:
 
     def find(self, key: str, folder: Path) -> Entry | None:
         """The entry of ``key``, its files put into ``folder``; None, and nothing put there, if there is
-        none. One that is damaged is removed."""
+        none. One that is damaged is removed. Raises OSError if ``folder`` has no room."""
         directory = self._place(key)
         if not directory.exists():
             return None
@@ -81,14 +83,16 @@ class StageCache:
                 shutil.copyfile(directory / name, folder / name)
                 _check(folder / name, file)
             os.utime(directory / _ENTRY)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             for path in placed:
                 path.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise  # where the bundle is written: the entry is sound
             shutil.rmtree(directory, ignore_errors=True)
             return None
         return entry
 
-    def keep(self, key: str, files: Iterable[Path], said: Any) -> Entry:
+    def keep(self, key: str, files: Mapping[Path, FileEntry], said: Any) -> None:
         """Keep ``files``, which stay where they are, and ``said`` under ``key``. It does not matter if
         another build was first.
 
@@ -98,11 +102,9 @@ class StageCache:
         directory.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=directory.parent))
         try:
-            entries = {}
             for path in files:
                 shutil.copyfile(path, partial / path.name)
-                entries[path.name] = FileEntry(path.stat().st_size, sha256_of(path))
-            plain = {name: asdict(entry) for name, entry in entries.items()}
+            plain = {path.name: asdict(file) for path, file in files.items()}
             text = json.dumps({"files": plain, "said": said})
             (partial / _ENTRY).write_text(text, encoding="utf-8")
             with contextlib.suppress(OSError):  # there is one
@@ -110,7 +112,6 @@ class StageCache:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         self.make_room(besides=key)
-        return Entry(entries, said)
 
     def size_bytes(self) -> int:
         """Of all entries."""
@@ -149,6 +150,11 @@ class StageCache:
             yield used, size, marker.parent
 
 
+def file_entry(path: Path) -> FileEntry:
+    """A file's size and hash."""
+    return FileEntry(path.stat().st_size, sha256_of(path))
+
+
 def _read_entry(path: Path) -> Entry:
     data = json.loads(path.read_text(encoding="utf-8"))
     files = {Path(name).name: FileEntry(**entry) for name, entry in data["files"].items()}
@@ -157,5 +163,5 @@ def _read_entry(path: Path) -> Entry:
 
 def _check(path: Path, file: FileEntry) -> None:
     """ValueError if a file is not what was kept."""
-    if path.stat().st_size != file.size_bytes or sha256_of(path) != file.sha256:
+    if path.stat().st_size != file.size_bytes or file_entry(path) != file:
         raise ValueError(f"{path} is not what was kept")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -53,10 +55,11 @@ class Digests:
         except (OSError, ValueError, TypeError):
             pass  # not noted yet, or damaged
         digest = sha256_of(path)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        partial = note.with_suffix(f".{known[1]}")
-        partial.write_text(json.dumps([known, digest]), encoding="utf-8")
-        partial.replace(note)
+        with suppress(OSError):  # no room, or not ours to write: then it is hashed again
+            note.parent.mkdir(parents=True, exist_ok=True)
+            partial = note.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps([known, digest]), encoding="utf-8")
+            partial.replace(note)
         return digest
 
     def of_model(self, directory: Path, gguf_file: str | None) -> dict[str, str]:

@@ -143,6 +143,13 @@ def test_without_a_cache_nothing_is_kept(cli, first, tmp_path, monkeypatch):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(first, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("C2C_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    built = build(first.pair, tmp_path / "b", max_seq_len=LIMIT, verify=False)
+    assert (built / "manifest.json").is_file()
+
+
 def test_no_work_is_left_in_a_bundle(first):
     manifest = json.loads((first.bundle / "manifest.json").read_text())
     assert {path.split("/")[0] for path in manifest["files"]} == {"golden", "graphs"}

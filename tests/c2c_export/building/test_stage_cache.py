@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from c2c_export.building import stage_cache
-from c2c_export.building.stage_cache import StageCache
+from c2c_export.building.stage_cache import StageCache, file_entry
 from c2c_export.building.stage_keys import Digests, stage_key
 
 KEY = "ab" + "0" * 62
@@ -24,7 +24,7 @@ def cache(tmp_path):
 def made(folder, name="graph", content=b"weights"):
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
-    return [folder / name]
+    return {folder / name: file_entry(folder / name)}
 
 
 @pytest.fixture
@@ -57,8 +57,9 @@ def test_what_was_kept_is_found_and_placed(cache, tmp_path, bundle):
 
 def test_a_files_only_name_is_its_own(cache, tmp_path, bundle):
     """onnx and onnx-ir do not load weights from a file that has several."""
-    (path,) = made(tmp_path / "made")
-    cache.keep(KEY, [path], None)
+    files = made(tmp_path / "made")
+    (path,) = files
+    cache.keep(KEY, files, None)
     folder = bundle()
     cache.find(KEY, folder)
     assert path.stat().st_nlink == (folder / "graph").stat().st_nlink == 1

@@ -44,7 +44,6 @@ def test_a_number_and_weights_make_no_kind():
         {"unknown": object()},
         {"forward": lambda x: x},
     ],
-    ids=str,
 )
 def test_whatever_else_differs_makes_another(facts):
     layers = [Layer(0), Layer(1, **facts), Layer(2), Layer(3, **facts)]
