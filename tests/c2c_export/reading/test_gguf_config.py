@@ -230,3 +230,9 @@ def test_a_part_of_a_split_file_is_named(tmp_path, llama):
     for number in (1, 2):
         (cause,) = causes_of(tmp_path / f"m-0000{number}-of-00002.gguf")
         assert f"part {number} of 2" in cause
+
+
+def test_a_file_that_names_no_architecture_is_refused(tmp_path, llama):
+    path = write_gguf(llama, tmp_path / "m.gguf", "llama")
+    path.write_bytes(path.read_bytes().replace(b"general.architecture", b"general.architectura"))
+    assert "general.architecture" in causes_of(path)[0]
