@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from c2c_export.reading.architectures import ARCHITECTURES, check_architecture
@@ -25,7 +25,7 @@ from c2c_export.reading.config_file import (
 )
 from c2c_export.reading.directory_check import check_directory, check_names
 from c2c_export.reading.gguf_config import complete_config
-from c2c_export.reading.gguf_contents import check_gguf_contents
+from c2c_export.reading.gguf_contents import REMEDY, check_gguf_contents
 from c2c_export.reading.model_source import OTHER_WAYS, ModelSource
 from c2c_export.reading.quiet import quiet
 from c2c_export.reading.weight_headers import (
@@ -70,6 +70,10 @@ def _parse_gguf_config(source: ModelSource, modified_ns: int) -> Any:
     assert source.gguf_file is not None
     path = source.directory / source.gguf_file
     config = _config_of_gguf(source)
+    if (
+        config.model_type == "mistral"
+    ):  # what a llama file named mistral is taken for, and not loaded
+        config = LlamaConfig.from_dict(config.to_dict() | {"model_type": "llama"})
     if config.model_type in ARCHITECTURES:  # others are refused by name
         complete_config(config, gguf_header(path), path)
     return _without_pad(config)
@@ -95,7 +99,7 @@ def _config_of_gguf(source: ModelSource) -> Any:
     except ImportError as error:
         raise _missing_package(error) from error
     except CONFIG_ERRORS as error:
-        raise refused(source, error) from error
+        raise refused(source, error, REMEDY) from error
 
 
 def model_dims(config: Any, source: ModelSource) -> ModelDims:

@@ -70,10 +70,13 @@ def config_from_directory(source: ModelSource) -> Any:
         raise refused(source, error) from error
 
 
-def refused(source: ModelSource, error: Exception) -> PairError:
+def refused(
+    source: ModelSource,
+    error: Exception,
+    remedy: str = "correct it, or download the checkpoint again",
+) -> PairError:
     """What to raise where transformers does not take a checkpoint's config."""
     detail = " ".join(str(error).split())
-    remedy = "correct it, or download the checkpoint again"
     return PairError.of(f"the config of {source} is refused: {detail}", remedy)
 
 

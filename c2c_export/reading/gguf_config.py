@@ -64,7 +64,7 @@ def _windows(config: Any, header: GGUFHeader) -> Iterator[Problem]:
             yield _refused(header, "attention.sliding_window_pattern", "is not every sixth layer")
     elif header.get("attention.sliding_window_pattern") is not None:
         yield _refused(header, "attention.sliding_window_pattern", "is known of gemma3 only")
-    elif config.model_type in ("phi3", "mistral"):
+    elif config.model_type == "phi3":
         config.sliding_window = window
     elif window is not None and window < header.get("context_length"):
         yield _refused(header, "attention.sliding_window", f"is no setting of {config.model_type}")

@@ -69,7 +69,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "rope.scaling.attn_factor": (0.0, 1.0),
     "rope.scaling.yarn_attn_factor": (1.0,),
     "rope.scaling.yarn_ext_factor": (-1.0, 1.0),
-    "rope.scaling.yarn_log_multiplier": (0.0, 0.1),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
     "use_parallel_residual": (False,),
 }
 
@@ -115,6 +115,8 @@ def check_gguf_contents(header: GGUFHeader) -> list[Problem]:
         return [
             Problem(f"the GGUF file holds no whole model: general.type is {kind}", merge + REMEDY)
         ]
+    if not header.architecture:
+        return [Problem("the GGUF file lacks the key general.architecture", REMEDY)]
     if header.architecture not in _LAYER_TENSORS:
         return []
     return [*_field_problems(header), *_tensor_problems(header)]

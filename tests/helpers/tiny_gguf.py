@@ -23,25 +23,23 @@ def write_gguf(
     architecture: str,
     *also: Write,
     tensors: Mapping[str, np.ndarray] | None = None,
-    without: Iterable[str] = (),
+    name: str = "tiny",
     **options: Any,
 ) -> Path:
     """Write the checkpoint of ``model_dir`` (vocabulary of 424 or more) and return ``path``.
 
     ``architecture``: as GGUF calls it. ``also``: each is called with the writer, to add keys.
-    ``tensors``: further ones. ``without``: tensors left out. ``options``: of ``gguf.GGUFWriter``.
+    ``tensors``: further ones. ``name``: the model's. ``options``: of ``gguf.GGUFWriter``.
     """
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     writer = gguf.GGUFWriter(str(path), architecture, **options)
+    writer.add_name(name)
     _write_sizes(writer, model.config)
     _write_tokenizer(writer, model.config.vocab_size)
     for write in also:
         write(writer)
-    for name, weight in _tensors(model, architecture):
-        if name not in without:
-            writer.add_tensor(name, weight)
-    for name, weight in (tensors or {}).items():
-        writer.add_tensor(name, weight)
+    for tensor, weight in (*_tensors(model, architecture), *(tensors or {}).items()):
+        writer.add_tensor(tensor, weight)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -52,7 +50,6 @@ def write_gguf(
 def _write_sizes(writer: Any, config: Any) -> None:
     rope = config.rope_parameters
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    writer.add_name("tiny")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)

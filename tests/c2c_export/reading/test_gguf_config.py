@@ -230,3 +230,30 @@ def test_a_part_of_a_split_file_is_named(tmp_path, llama):
     for number in (1, 2):
         (cause,) = causes_of(tmp_path / f"m-0000{number}-of-00002.gguf")
         assert f"part {number} of 2" in cause
+
+
+def test_a_file_that_names_no_architecture_is_refused(tmp_path, llama):
+    path = write_gguf(llama, tmp_path / "m.gguf", "llama")
+    path.write_bytes(path.read_bytes().replace(b"general.architecture", b"general.architectura"))
+    assert "general.architecture" in causes_of(path)[0]
+
+
+def test_a_llama_file_that_is_named_mistral_loads(tmp_path, llama):
+    path = write_gguf(llama, tmp_path / "m.gguf", "llama", name="mistral")
+    assert dims_of(path).architecture == "llama"
+    ids = torch.arange(3, 60)[None]
+    found, expected = (
+        load_model(resolve_model(str(p)))(input_ids=ids).logits for p in (path, llama)
+    )
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_an_architecture_that_transformers_does_not_read_points_to_safetensors(tmp_path):
+    path = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(str(path), "olmo2")
+    writer.add_block_count(1)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    (cause,) = causes_of(path)
+    assert "olmo2" in cause
