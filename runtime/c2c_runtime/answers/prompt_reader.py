@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from c2c_runtime.arguments import check_switch, check_text
+from c2c_runtime.arguments import check_kind, check_switch, check_text
 from c2c_runtime.bundle import names
 from c2c_runtime.chain.conversation import Conversation
 from c2c_runtime.chain.open_bundle import OpenBundle
@@ -31,6 +31,7 @@ class PromptReader:
         self.opened = opened
         self._tokenizers: dict[str, Tokenizer] = {}
         self._lock = threading.Lock()
+        self._max_seq_len = opened.bundle.manifest.limits.max_seq_len
         bundle, manifest = opened.bundle, opened.bundle.manifest
         self._alignments: list[np.ndarray | None] = [
             load_alignment(bundle.path_of(manifest.alignments[role]))
@@ -79,6 +80,7 @@ class PromptReader:
         check_text("text", text)
         if not text:
             raise UsageError("the prompt is empty", "give some text")
+        self.tokenizer().require_room(text, self._max_seq_len)
         tables = [] if alone else self._alignments
         return sections_from_ids(self.tokenizer().encode(text), tables)
 
@@ -94,10 +96,14 @@ class PromptReader:
             [] if alone else self._sharer_tokenizers(),
             [] if alone else self._alignments,
             enable_thinking=enable_thinking,
+            max_tokens=self._max_seq_len,
         )
 
     def sections_of_texts(self, texts: Sequence[SectionText]) -> list[Section]:
         """Sections of a plain prompt, each of which says whether it is fused and what the Sharers read."""
+        check_kind("texts", texts, (list, tuple), "a list of SectionText")
+        text = "".join(piece.text for piece in texts if isinstance(piece, SectionText))
+        self.tokenizer().require_room(text, self._max_seq_len)
         return sections_from_texts(
             texts, self.tokenizer(), self._sharer_tokenizers(), self._alignments
         )

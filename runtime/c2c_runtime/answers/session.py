@@ -29,6 +29,7 @@ from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.chain.conversation import Conversation
 from c2c_runtime.chain.open_bundle import OpenBundle
 from c2c_runtime.machine.backend_choice import DEVICES, Wish
+from c2c_runtime.machine.cores import check_num_threads
 from c2c_runtime.sections.alignment import Section
 from c2c_runtime.sections.section_texts import SectionText
 from c2c_runtime.text.messages import Message
@@ -84,8 +85,8 @@ class Session:
     ) -> Session:
         """Open the bundle at ``path`` and load the Receiver.
 
-        ``device``: where to run, see ``backend_choice``. ``num_threads``: of a CPU; None: one a
-        core. ``cuda_stream``: a cudaStream_t of the caller that the Receiver and the Fuser run on.
+        ``device``: where to run, see ``backend_choice``. ``num_threads``: of a CPU, four times its number
+        of CPUs at most; None: one a core. ``cuda_stream``: a cudaStream_t of the caller that the Receiver and the Fuser run on.
         ``preload``: load every graph now, side by side. ``warm_up``: run every graph once, too.
         ``prefix_bytes``: how much of earlier prompts' caches is kept for those that begin the same
         way (``prefix_store``); 0: nothing.
@@ -97,7 +98,7 @@ class Session:
         """
         check_kind("path", path, (str, os.PathLike), "the path of a bundle")
         check_choice("device", device, DEVICES)
-        check_count("num_threads", num_threads, 1, or_none=True)
+        check_num_threads(num_threads)
         check_count("cuda_stream", cuda_stream, or_none=True)
         for name, switch in (
             ("check_hashes", check_hashes),

@@ -13,7 +13,7 @@ import numpy as np
 from c2c_runtime.backends.host_memory import HostMemory
 from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.errors import BundleError, UnavailableError
-from c2c_runtime.machine.cores import num_usable_cores
+from c2c_runtime.machine.cores import check_num_threads, num_usable_cores
 
 _shared: WeakValueDictionary[tuple[object, ...], OrtGraph] = WeakValueDictionary()
 # One lock a graph, for as long as somebody loads it.
@@ -36,6 +36,7 @@ class OrtBackend:
 
     def __init__(self, bundle: Bundle, num_threads: int | None = None) -> None:
         """``num_threads`` None: one a core that this process may use."""
+        check_num_threads(num_threads)
         self._bundle = bundle
         self._num_threads = num_threads or num_usable_cores()
         self.memory = HostMemory()

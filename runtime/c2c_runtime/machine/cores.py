@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from c2c_runtime.arguments import check_count, shown
+from c2c_runtime.errors import UsageError
+
+_MOST_PER_CPU = 4  # threads that share a CPU wait for one another; more of them for minutes
 _CPUS = Path("/sys/devices/system/cpu")
 _GROUPS = Path("/sys/fs/cgroup")
 
@@ -22,6 +26,17 @@ def num_usable_cores(cpus: Path = _CPUS, groups: Path = _GROUPS) -> int:
     cores = {_core_of(cpus, cpu) for cpu in allowed}
     limit = _group_limit(groups)
     return max(1, len(cores) if limit is None else min(len(cores), limit))
+
+
+def check_num_threads(num_threads: int | None) -> None:
+    """Raise ``UsageError`` unless so many threads make sense here. None: ``num_usable_cores``."""
+    check_count("num_threads", num_threads, 1, or_none=True)
+    num_cpus = os.cpu_count() or 1
+    if num_threads is not None and num_threads > _MOST_PER_CPU * num_cpus:
+        raise UsageError(
+            f"num_threads is {shown(num_threads)}, and this machine has {num_cpus} CPUs",
+            f"give {_MOST_PER_CPU * num_cpus} at most, or none, which means one a core",
+        )
 
 
 def _core_of(cpus: Path, cpu: int) -> str:

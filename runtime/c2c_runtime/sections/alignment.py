@@ -124,6 +124,7 @@ def sections_from_chat(
     tables: Sequence[Table | None],
     add_generation_prompt: bool = True,
     enable_thinking: bool = False,
+    max_tokens: int | None = None,
 ) -> list[Section]:
     """The sections of a chat: what each message says is fused, template tokens are not.
 
@@ -134,7 +135,10 @@ def sections_from_chat(
     nothing there. A template section may be empty for some of the models, but never the last one
     for the Receiver: if the chat ends with a message, the message's last token is the last section.
 
-    Raises ``UsageError`` if a template refuses the chat, a content is not text, or nothing is left.
+    ``max_tokens``: what the Receiver has room for; a chat that is far longer is not read to its end.
+
+    Raises ``UsageError`` if a template refuses the chat, a content is not text, or nothing is left,
+    ``CapacityError`` for a chat that cannot fit.
     """
     if len(sharers) != len(tables):
         raise UsageError(
@@ -142,10 +146,12 @@ def sections_from_chat(
             "give one table, or None, a Sharer",
         )
 
-    def read(tokenizer: Tokenizer) -> _TokenizedChat:
-        return _tokenize_chat(messages, tokenizer, add_generation_prompt, enable_thinking)
+    def read(tokenizer: Tokenizer, max_tokens: int | None = None) -> _TokenizedChat:
+        return _tokenize_chat(
+            messages, tokenizer, add_generation_prompt, enable_thinking, max_tokens
+        )
 
-    own = read(receiver)
+    own = read(receiver, max_tokens)
     order = tuple(own.ranges)
     others = [read(sharer).restricted_to(order) for sharer in sharers]
     templates = own.templates(order)
@@ -212,11 +218,14 @@ def _tokenize_chat(
     tokenizer: Tokenizer,
     add_generation_prompt: bool,
     enable_thinking: bool,
+    max_tokens: int | None,
 ) -> _TokenizedChat:
     def render(chat: Sequence[Message]) -> str:
         return tokenizer.render_chat(chat, add_generation_prompt, enable_thinking)
 
     text, spans = content_spans(messages, render)
+    if max_tokens is not None:
+        tokenizer.require_room(text, max_tokens)
     ids, offsets = tokenizer.encode_with_offsets(text)
     found = sorted((span, index) for index, span in enumerate(spans) if span is not None)
     ranges: dict[int, tuple[int, int]] = {}

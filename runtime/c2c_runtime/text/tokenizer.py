@@ -13,13 +13,15 @@ from typing import Any
 import tokenizers
 
 from c2c_runtime.bundle.manifest import TokenizerSpec
-from c2c_runtime.errors import BundleError, UsageError
+from c2c_runtime.errors import BundleError, CapacityError, UsageError
 from c2c_runtime.machine.process_memory import return_freed_memory
 from c2c_runtime.text.chat_template import ChatTemplate
 from c2c_runtime.text.messages import Message
+from c2c_runtime.text.token_bound import TokenBound
 
 TOKENIZER_FILE = "tokenizer.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
+_SHORT = 8  # characters a token of texts that are not worth a look before they are read
 _LARGE = 2**20  # characters of a tokenizer.json
 
 
@@ -38,6 +40,7 @@ class Tokenizer:
     ) -> None:
         self._backend = backend
         self._chat_template = chat_template
+        self._bound: TokenBound | None = None
         self.spec = spec
         self.bos_id = spec.bos.id if spec.bos else None
         self.eos_id = spec.eos.id if spec.eos else None
@@ -89,6 +92,20 @@ class Tokenizer:
         """
         encoding = self._encode(text, add_special_tokens=False)
         return list(encoding.ids), [(start, end) for start, end in encoding.offsets]
+
+    def require_room(self, text: str, max_tokens: int) -> None:
+        """Raise ``CapacityError`` where ``text`` has more tokens for certain, told without reading it:
+        ten million characters would take half a minute. Any other text may still turn out too long."""
+        if len(text) <= _SHORT * max_tokens:
+            return
+        self._bound = self._bound or TokenBound(self._backend)
+        num_tokens = self._bound.min_num_tokens(text)
+        if num_tokens > max_tokens:
+            raise CapacityError(
+                f"the prompt of {len(text)} characters has at least {num_tokens} tokens; the caches hold "
+                f"{max_tokens}",
+                "give a shorter prompt, or build the bundle with a larger --max-seq-len",
+            )
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of ``ids``. Ids without a token add nothing; incomplete characters show as U+FFFD."""

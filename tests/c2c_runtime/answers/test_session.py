@@ -11,8 +11,9 @@ import pytest
 from tiny_bundles import copied, text_bundle
 
 from c2c_runtime import Batch, GenerationOptions, Session, answer_batch
-from c2c_runtime.backends.ort_backend import OrtGraph
+from c2c_runtime.backends.ort_backend import OrtBackend, OrtGraph
 from c2c_runtime.bundle import names
+from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.errors import BundleError, UsageError
 from c2c_runtime.machine.cores import num_usable_cores
 from c2c_runtime.text.tokenizer import Tokenizer
@@ -164,6 +165,20 @@ def test_a_graphs_threads_rest_when_its_run_is_over(bundle):
         for role in (names.RECEIVER, *session.opened.fusing_roles):
             options = session.opened.graph(role).session.get_session_options()
             assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
+@pytest.mark.parametrize("num_threads", [0, -1, 2000, 10**30])
+def test_more_threads_than_the_machine_can_run_are_refused(bundle, cli, num_threads):
+    for call in (
+        lambda: Session.open(bundle, num_threads=num_threads),
+        lambda: OrtBackend(Bundle.open(bundle), num_threads),
+    ):
+        with pytest.raises(UsageError, match="num_threads") as error:
+            call()
+        assert error.value.remedy
+    called = cli("run", bundle, "hi", "--threads", num_threads)
+    assert called.code == 2
+    assert called.out == ""
 
 
 def test_threads_are_cores_that_may_be_used(tmp_path, monkeypatch):
