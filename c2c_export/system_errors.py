@@ -39,6 +39,23 @@ def naming_system_errors(
         raise named from error
 
 
+def error_from_machine(error: Exception) -> C2CError | None:
+    """What an error that nobody foresaw says of this machine, or of a file that was given; None where it
+    says nothing of them."""
+    if isinstance(error, OSError):
+        return error_from_system(error)
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return UnavailableError(
+            f"no more threads can be started: {error}",
+            "allow more, as with `ulimit -u`, or ask for fewer with --threads",
+        )
+    if isinstance(error, RecursionError) and "JSON" in str(error):
+        return InputError.of(
+            "a JSON file that was given is nested too deeply", "write it as its format says"
+        )
+    return None
+
+
 def error_from_system(
     error: OSError, kind: type[InputError] = InputError, output: Path | None = None
 ) -> C2CError | None:
@@ -66,7 +83,7 @@ def error_from_system(
             )
         if error.errno in _NO_PLACE:
             return UsageError(
-                f"no bundle can be written to {output}: {error.strerror}",
+                f"nothing can be written to {output}: {error.strerror}",
                 "give an -o whose folder can be made",
             )
         return None

@@ -147,11 +147,10 @@ def command(
 def read_messages(path: Path) -> list[dict[str, str]]:
     """The messages of a JSON file: a list of {role, content}, or an object with such ``messages``."""
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        data = json.loads(text)
+        data = json.loads(_stdin() if str(path) == "-" else path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", "give a JSON file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} is no JSON: {error}", 'write [{"role": "user", "content": "..."}]'
         ) from error
@@ -166,6 +165,12 @@ def read_messages(path: Path) -> list[dict[str, str]]:
             'write [{"role": "user", "content": "..."}]',
         )
     return list(messages)
+
+
+def _stdin() -> str:
+    if sys.stdin is None:
+        raise UsageError("stdin is closed, so nothing can be read from -", "give a file")
+    return sys.stdin.read()
 
 
 def _stream(answer: Answer) -> None:
