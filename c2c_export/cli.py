@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from c2c_export import __version__
+from c2c_export.interrupts import code_of_interrupt, ending_like_ctrl_c
 from c2c_export.system_errors import error_from_machine
 from c2c_runtime.errors import C2CError, UsageError
 
@@ -87,7 +88,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 a bug of ours, 2 usage, 3 the pair, checkpoint or bundle is wrong, "
-    "4 verification failed, 5 something needed is not here.",
+    "4 verification failed, 5 something needed is not here, 130 Ctrl-C, 143 ended by SIGTERM.",
 )
 @click.version_option(__version__, prog_name="c2c-export")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -104,7 +105,9 @@ def cli(debug: bool) -> None:
 def main(args: list[str] | None = None) -> None:
     """Entry point of ``c2c-export``. Exits with the code of the error that ended it, if any."""
     args = sys.argv[1:] if args is None else args
-    sys.exit(_run(args, debug="--debug" in args))
+    with ending_like_ctrl_c():
+        code = _run(args, debug="--debug" in args)
+    sys.exit(code)
 
 
 def _run(args: list[str], debug: bool) -> int:
@@ -115,8 +118,8 @@ def _run(args: list[str], debug: bool) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was left behind", 130, debug)
+    except (click.Abort, KeyboardInterrupt) as error:
+        return _fail("interrupted; nothing was left behind", code_of_interrupt(error), debug)
     except (BrokenPipeError, _ReaderLeft):
         # The reader of our output left, as `head` does. Flushing at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -22,6 +22,7 @@ from rich.progress import (
 
 from c2c_export.commands.options import device_option, mode_choice, text_to_text_options
 from c2c_export.eval.task_file import SCHEMA
+from c2c_export.interrupts import code_of_interrupt
 from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.progress import OnProgress
 from c2c_runtime.text.text_to_text import TextToText
@@ -168,8 +169,8 @@ def _progress() -> Iterator[OnProgress]:
 
         try:
             yield advance
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             bar.stop()
             where = f"after {so_far}" if so_far else "before the first item"
             click.echo(f"stopped {where}; the same command goes on from there", err=True)
-            raise click.exceptions.Exit(130) from None
+            raise click.exceptions.Exit(code_of_interrupt(error)) from None
