@@ -52,6 +52,8 @@ def raising(error):
             3,
             "report.html cannot be opened",
         ),
+        (OSError("problem writing element 1024 to file"), 5, "a disk is full"),
+        (OSError("4096 requested and 512 written"), 5, "a disk is full"),
         (RuntimeError("can't start new thread"), 5, "no more threads"),
         (
             RecursionError("maximum recursion depth exceeded while decoding a JSON array"),
@@ -217,3 +219,30 @@ def test_deep_messages_are_a_usage_error(tmp_path):
     (tmp_path / "deep").write_text(DEEP)
     with pytest.raises(UsageError, match="is no JSON"):
         read_messages(tmp_path / "deep")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        ("pairs --json", 0, ""),
+        ("build --pair demo -o b", 5, "[export]"),
+        ("build --receiver r --sharer r --fuser r -o b", 5, "[export]"),
+        ("init-fuser --receiver r --sharer r -o f", 5, "[export]"),
+        ("demo -o b", 5, "[export]"),
+    ],
+)
+def test_without_pytorch_a_command_says_what_to_install(tmp_path, args, code, says):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.json").write_text('{"model_type": "llama"}')
+    called = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *args.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert called.returncode == code, called.stderr
+    assert says in called.stderr
+    assert "bug of c2c-export" not in called.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
