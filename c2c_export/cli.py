@@ -10,12 +10,16 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
 from c2c_export import __version__
-from c2c_export.system_errors import error_from_system
-from c2c_runtime.errors import C2CError
+from c2c_export.interrupts import code_of_interrupt, ending_like_ctrl_c
+from c2c_export.system_errors import error_from_machine
+from c2c_runtime.errors import C2CError, UsageError
 
 _COMMANDS = {
     "build": "Compile a pair into a bundle.",
@@ -33,6 +37,23 @@ _COMMANDS = {
 }
 
 
+class _ReaderLeft(Exception):
+    """Nobody reads our output any more, as behind `head`."""
+
+
+@contextmanager
+def _noticing_readers() -> Iterator[None]:
+    """Where nobody reads our output any more, click and rich would both end with 1."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderLeft from error
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # that is how rich ends
+            raise _ReaderLeft from error
+        raise
+
+
 class LazyGroup(click.Group):
     """A group whose commands are modules of ``c2c_export.commands``, imported when called."""
 
@@ -48,6 +69,16 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
+        with _noticing_readers():
+            return super().invoke(ctx)
+
+    def make_context(self, *args: Any, **named: Any) -> click.Context:
+        """Read the arguments; help pages come out meanwhile."""
+        with _noticing_readers():
+            return super().make_context(*args, **named)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""
         with formatter.section("Commands"):
@@ -58,7 +89,7 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 a bug of ours, 2 usage, 3 the pair, checkpoint or bundle is wrong, "
-    "4 verification failed, 5 something needed is not here.",
+    "4 verification failed, 5 something needed is not here, 130 Ctrl-C, 143 ended by SIGTERM.",
 )
 @click.version_option(__version__, prog_name="c2c-export")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
@@ -85,19 +116,22 @@ def program() -> None:
 def main(args: list[str] | None = None) -> None:
     """What ``c2c-export`` does. Exits with the code of the error that ended it, if any."""
     args = sys.argv[1:] if args is None else args
-    sys.exit(_run(args, debug="--debug" in args))
+    with ending_like_ctrl_c():
+        code = _run(args, debug="--debug" in args)
+    sys.exit(code)
 
 
 def _run(args: list[str], debug: bool) -> int:
     try:
+        _require_streams()
         result = cli.main(args, prog_name="c2c-export", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _fail("interrupted; nothing was left behind", 130, debug)
-    except BrokenPipeError:
+    except (click.Abort, KeyboardInterrupt) as error:
+        return _fail("interrupted; nothing was left behind", code_of_interrupt(error), debug)
+    except (BrokenPipeError, _ReaderLeft):
         # The reader of our output left, as `head` does. Flushing at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -108,11 +142,27 @@ def _run(args: list[str], debug: bool) -> int:
             "not enough memory\n    -> close other programs or use a smaller pair", 5, debug
         )
     except Exception as error:  # noqa: BLE001  the last line of defence: whatever is left is our bug
-        known = error_from_system(error) if isinstance(error, OSError) else None
+        known = error_from_machine(error)
         if known is not None:
             return _fail(str(known), known.exit_code, debug)
         hint = "this is a bug of c2c-export; run again with `c2c-export --debug ...` and report it"
         return _fail(f"{type(error).__name__}: {error}\n    -> {hint}", 1, debug)
+
+
+def _require_streams() -> None:
+    """Refuse to run without a place for output. What is closed becomes the null device: the next file to be
+    opened would take its number, and receive what libraries print."""
+    is_closed = sys.stdout is None
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  until the process ends
+    if is_closed:
+        raise UsageError(
+            "stdout is closed, so there is no place for what this prints",
+            "open it, or send it to /dev/null",
+        )
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

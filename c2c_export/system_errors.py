@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,21 @@ from c2c_runtime.errors import C2CError, InputError, UnavailableError, UsageErro
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO)
 _NO_PLACE = (errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP)
+# What numpy says of a full disk, without a number.
+_SHORT_WRITE = re.compile(r"^problem writing element|^\d+ requested and \d+ written")
+_EXPORT_PACKAGES = {
+    *(
+        "accelerate",
+        "gguf",
+        "onnx",
+        "onnx_ir",
+        "onnxscript",
+        "safetensors",
+        "torch",
+        "transformers",
+    ),
+    "yaml",
+}
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 
 
@@ -39,6 +55,28 @@ def naming_system_errors(
         raise named from error
 
 
+def error_from_machine(error: Exception) -> C2CError | None:
+    """What an error that nobody foresaw says of this machine, or of a file that was given; None where it
+    says nothing of them."""
+    if isinstance(error, OSError):
+        return error_from_system(error)
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] in _EXPORT_PACKAGES:
+        return UnavailableError(
+            f"this needs a package that is not installed or does not load: {error}",
+            'pip install "c2c-export[export]"; run, verify, inspect and doctor work without it',
+        )
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return UnavailableError(
+            f"no more threads can be started: {error}",
+            "allow more, as with `ulimit -u`, or ask for fewer with --threads",
+        )
+    if isinstance(error, RecursionError) and "JSON" in str(error):
+        return InputError.of(
+            "a JSON file that was given is nested too deeply", "write it as its format says"
+        )
+    return None
+
+
 def error_from_system(
     error: OSError, kind: type[InputError] = InputError, output: Path | None = None
 ) -> C2CError | None:
@@ -52,7 +90,7 @@ def error_from_system(
         return UnavailableError(
             f"not enough memory: {error}", "close other programs or use a smaller pair"
         )
-    if error.errno in _FULL:
+    if error.errno in _FULL or _SHORT_WRITE.search(str(error)):
         is_output = output is not None and (path is None or _is_part(path, output))
         return _full(error, output if is_output else path)
     if path is None:
@@ -66,7 +104,7 @@ def error_from_system(
             )
         if error.errno in _NO_PLACE:
             return UsageError(
-                f"no bundle can be written to {output}: {error.strerror}",
+                f"nothing can be written to {output}: {error.strerror}",
                 "give an -o whose folder can be made",
             )
         return None

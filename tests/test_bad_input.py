@@ -231,7 +231,7 @@ def test_force_replaces_nothing_but_bundles(cli, tmp_path, small_pair):
 def test_an_output_that_cannot_be_made(cli, tmp_path, small_pair, name):
     (tmp_path / "file").write_text("")
     called = cli("build", *options_of(small_pair), "-o", tmp_path / name)
-    assert_refused(called, 2, "no bundle can be written to", "give an -o whose folder can be made")
+    assert_refused(called, 2, "nothing can be written to", "give an -o whose folder can be made")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -57,15 +57,23 @@ def answer(bundle: Path) -> tuple[int, ...]:
         return session.answer(session.sections_of_ids([5, 6, 7, 8]), options).finish().token_ids
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+
+
+@pytest.mark.parametrize(
+    ("how", "stage"),
+    [
+        *((how, stage) for how in (signal.SIGINT, signal.SIGKILL) for stage in STAGES),
+        (signal.SIGTERM, "export Receiver"),
+    ],
+)
 def test_the_old_bundle_still_answers(directory, tmp_path, stage, how):
     target = copied(directory / "bundle", tmp_path / "pair.bundle")
     before = answer(target)
     code = interrupted_build(directory, target, stage, how)
-    assert code == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert code == CODES[how]
     assert answer(target) == before
-    if how == signal.SIGINT:
+    if how != signal.SIGKILL:
         assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 

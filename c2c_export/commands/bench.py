@@ -17,6 +17,7 @@ from c2c_export.commands.options import (
     receiver_option,
     sharers_option,
 )
+from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.errors import UsageError
 
 
@@ -154,7 +155,8 @@ def command(
     for peer in report.skipped_peers:
         console.print(f"left out {peer.name}: {peer.why}", markup=False)
     if html is not None:
-        html.write_text(html_page(report), encoding="utf-8")
+        with naming_system_errors(output=html):
+            html.write_text(html_page(report), encoding="utf-8")
     if as_json:
         click.echo(json.dumps(report.as_json()))
     else:

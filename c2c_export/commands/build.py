@@ -16,8 +16,9 @@ from c2c_export.building.bundle_writer import checked_target
 from c2c_export.building.progress import Stages
 from c2c_export.commands.build_engines import print_engines
 from c2c_export.commands.loss_table import loss_table
-from c2c_export.commands.options import pair_source, receiver_option, sharers_option
+from c2c_export.commands.options import gibibytes, pair_source, receiver_option, sharers_option
 from c2c_export.pair.asked import AskedLimits
+from c2c_export.system_errors import naming_system_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +100,7 @@ Examples:
 @click.option("--max-batch-size", type=int, default=1, show_default=True)
 @click.option(
     "--max-build-memory",
-    type=float,
+    type=gibibytes,
     help="Refuse to start if the build may need more than this many GiB.",
 )
 @click.option(
@@ -158,7 +159,8 @@ def command(
         use_cache=not no_cache,
     )
     # What can be refused is refused before PyTorch is loaded, which takes seconds.
-    checked_target(output, force=force)
+    with naming_system_errors(output=output):
+        checked_target(output, force=force)
     source = pair_source(pair_text, receiver, sharers, fusers, multi_sharer)
     from c2c_export.building.build import build_bundle
 

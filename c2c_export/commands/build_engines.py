@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from c2c_export.commands.options import gibibytes
+
 if TYPE_CHECKING:
     from c2c_engines.request import EngineReport
     from c2c_runtime.progress import OnProgress
@@ -37,12 +39,12 @@ Examples:
 )
 @click.option(
     "--max-build-memory",
-    type=click.FloatRange(min=0, min_open=True),
+    type=gibibytes,
     help="GiB that the build of one engine may take; it is ended if it takes more.",
 )
 @click.option(
     "--workspace",
-    type=click.FloatRange(min=0, min_open=True),
+    type=gibibytes,
     help="GiB of scratch memory that an engine may take on its GPU. Default: what the GPU has.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")

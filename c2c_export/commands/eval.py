@@ -22,6 +22,8 @@ from rich.progress import (
 
 from c2c_export.commands.options import device_option, mode_choice, text_to_text_options
 from c2c_export.eval.task_file import SCHEMA
+from c2c_export.interrupts import code_of_interrupt
+from c2c_export.system_errors import naming_system_errors
 from c2c_runtime.progress import OnProgress
 from c2c_runtime.text.text_to_text import TextToText
 
@@ -127,11 +129,13 @@ def command(
         restart=not resume,
         command=shlex.join(["c2c-export", *sys.argv[1:]]),
     )
-    with _progress() as on_progress:
-        report = run_eval(bundle, task, directory, options, on_progress)
-    (directory / "report.json").write_text(json.dumps(report.as_json()) + "\n", encoding="utf-8")
-    (directory / "report.md").write_text(markdown(report), encoding="utf-8")
-    (directory / "report.html").write_text(html_page(report), encoding="utf-8")
+    with naming_system_errors(output=directory):
+        with _progress() as on_progress:
+            report = run_eval(bundle, task, directory, options, on_progress)
+        whole = json.dumps(report.as_json()) + "\n"
+        (directory / "report.json").write_text(whole, encoding="utf-8")
+        (directory / "report.md").write_text(markdown(report), encoding="utf-8")
+        (directory / "report.html").write_text(html_page(report), encoding="utf-8")
     click.echo(f"wrote {directory / 'report.html'}", err=True)
     if as_json:
         click.echo(json.dumps(report.as_json()))
@@ -165,8 +169,8 @@ def _progress() -> Iterator[OnProgress]:
 
         try:
             yield advance
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             bar.stop()
             where = f"after {so_far}" if so_far else "before the first item"
             click.echo(f"stopped {where}; the same command goes on from there", err=True)
-            raise click.exceptions.Exit(130) from None
+            raise click.exceptions.Exit(code_of_interrupt(error)) from None

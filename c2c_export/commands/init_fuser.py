@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from c2c_export.commands.options import FiniteRange
+from c2c_export.system_errors import naming_system_errors
+
 
 @click.command(
     "init-fuser",
@@ -31,14 +34,14 @@ Examples:
 )
 @click.option(
     "--open-share",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=1.0,
     show_default=True,
     help="Share of gates that are open.",
 )
 @click.option(
     "--scale",
-    type=float,
+    type=FiniteRange(),
     help="Size of what is added to the Receiver's cache. Default: small enough to keep its text coherent.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -62,5 +65,6 @@ def command(
     receiver_dims, sharer_dims = (model_dims(read_config(source), source) for source in sources)
     if scale is not None:
         options["scale"] = scale
-    directory = init_fuser(receiver_dims, sharer_dims, output, force=force, **options)
+    with naming_system_errors(output=output):
+        directory = init_fuser(receiver_dims, sharer_dims, output, force=force, **options)
     click.echo(str(directory))

@@ -11,7 +11,12 @@ from typing import Any
 import click
 
 from c2c_export.commands.options import device_option, mode_choice, text_to_text_options
-from c2c_runtime.answers.generation import Answer, Generation, GenerationOptions
+from c2c_runtime.answers.generation import (
+    DEFAULT_NEW_TOKENS,
+    Answer,
+    Generation,
+    GenerationOptions,
+)
 from c2c_runtime.answers.sampling import SamplingOptions
 from c2c_runtime.answers.session import Session
 from c2c_runtime.errors import UsageError
@@ -50,6 +55,7 @@ class _Sections(click.ParamType[list[tuple[int, int]]]):
     epilog="""\b
 Examples:
   c2c-export run demo.bundle "The capital of France is" --max-new-tokens 16
+  c2c-export run demo.bundle --prompt-file question.txt --stop "Question:"
   c2c-export run demo.bundle --chat messages.json --mode receiver
   c2c-export run demo.bundle --chat messages.json --mode t2t --max-message-tokens 64
   c2c-export run demo.bundle --prompt-ids 5,6,7,8 --sections 3:1,1:-1 --json""",
@@ -58,6 +64,11 @@ Examples:
 @click.argument("prompt", required=False)
 @click.option(
     "--chat", type=click.Path(path_type=Path), help="JSON list of {role, content}; - reads stdin."
+)
+@click.option(
+    "--prompt-file",
+    type=click.Path(path_type=Path),
+    help="A plain prompt as it stands; - reads stdin.",
 )
 @click.option("--prompt-ids", type=_Ids(), help="Receiver token ids, 5,6,7.")
 @click.option(
@@ -72,7 +83,13 @@ Examples:
     "message, the Receiver answers with it. The last two need a bundle that was built --with-baselines.",
 )
 @click.option(
-    "--max-new-tokens", type=int, help="Default: until the cache is full or an EOS id comes."
+    "--max-new-tokens", type=int, help=f"Default: {DEFAULT_NEW_TOKENS}, or until the cache is full."
+)
+@click.option(
+    "--stop",
+    multiple=True,
+    metavar="TEXT",
+    help="End the answer before this text; may be given several times.",
 )
 @text_to_text_options
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
@@ -91,10 +108,12 @@ def command(
     bundle: Path,
     prompt: str | None,
     chat: Path | None,
+    prompt_file: Path | None,
     prompt_ids: list[int] | None,
     sections: list[tuple[int, int]] | None,
     mode: Any,
     max_new_tokens: int | None,
+    stop: tuple[str, ...],
     max_message_tokens: int,
     ask: str,
     tell: str,
@@ -114,7 +133,7 @@ def command(
     The answer streams to stdout; everything else goes to stderr.
     """
     options = GenerationOptions(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=DEFAULT_NEW_TOKENS if max_new_tokens is None else max_new_tokens,
         mode=mode,
         ignore_eos=ignore_eos,
         sampling=SamplingOptions(
@@ -125,11 +144,15 @@ def command(
             seed=seed,
         ),
         text_to_text=TextToText(ask, tell, max_message_tokens),
+        stop=stop,
     )
-    if sum(given is not None for given in (prompt, chat, prompt_ids)) != 1:
+    if sum(given is not None for given in (prompt, prompt_file, chat, prompt_ids)) != 1:
         raise UsageError(
-            "the prompt is missing or given twice", "give one of PROMPT, --chat, --prompt-ids"
+            "the prompt is missing or given twice",
+            "give one of PROMPT, --prompt-file, --chat, --prompt-ids",
         )
+    if prompt_file is not None:
+        prompt = _read_text(prompt_file)
     if sections is not None and prompt_ids is None:
         raise UsageError("--sections cuts token ids", "give them with --prompt-ids")
     with Session.open(bundle, device=device, num_threads=threads, preload=mode == "c2c") as session:
@@ -142,16 +165,18 @@ def command(
             click.echo(json.dumps(asdict(answer.finish())))
         else:
             _stream(answer)
+        result = answer.finish() if answer.result is None else answer.result
+    is_cut = result.finish_reason == "length" and len(result.token_ids) == DEFAULT_NEW_TOKENS
+    if is_cut and max_new_tokens is None:
+        said = f"ended after {DEFAULT_NEW_TOKENS} tokens, the default; --max-new-tokens allows more"
+        click.echo(said, err=True)
 
 
 def read_messages(path: Path) -> list[dict[str, str]]:
     """The messages of a JSON file: a list of {role, content}, or an object with such ``messages``."""
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-        data = json.loads(text)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}", "give a JSON file") from error
-    except ValueError as error:
+        data = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} is no JSON: {error}", 'write [{"role": "user", "content": "..."}]'
         ) from error
@@ -166,6 +191,25 @@ def read_messages(path: Path) -> list[dict[str, str]]:
             'write [{"role": "user", "content": "..."}]',
         )
     return list(messages)
+
+
+def _read_text(path: Path) -> str:
+    """A file's text as it stands, or that of stdin."""
+    try:
+        if str(path) == "-":
+            return _stdin()
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", "give a text file") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error}", "save it as UTF-8") from error
+
+
+def _stdin() -> str:
+    if sys.stdin is None:
+        raise UsageError("stdin is closed, so nothing can be read from -", "give a file")
+    return sys.stdin.read()
 
 
 def _stream(answer: Answer) -> None:

@@ -107,6 +107,8 @@ def _item(line: str, number: int) -> Item:
         data = json.loads(line)
     except json.JSONDecodeError as error:
         raise _LineError(f"no JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise _LineError("JSON that is nested too deeply") from error
     if not isinstance(data, dict):
         raise _LineError(f"no JSON object but {type(data).__name__}")
     try:

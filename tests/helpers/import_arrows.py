@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"c2c_export": ROOT, "c2c_engines": ROOT / "engines", "c2c_runtime": ROOT / "runtime"}
 
 FOR_ALL = {
+    "c2c_export.interrupts",
     "c2c_export.system_errors",
     "c2c_runtime.arguments",
     "c2c_runtime.errors",

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from c2c_runtime.answers.prompt_reader import PromptReader
 from c2c_runtime.answers.sampling import Sampler, SamplingOptions
-from c2c_runtime.arguments import check_choice, check_count, check_kind, check_switch
+from c2c_runtime.arguments import check_choice, check_count, check_kind, check_switch, shown
 from c2c_runtime.bundle.bundle import Bundle
 from c2c_runtime.chain.conversation import Conversation, StageTimes
 from c2c_runtime.chain.logits import Logits
@@ -17,24 +17,28 @@ from c2c_runtime.errors import UsageError
 from c2c_runtime.sections.alignment import UNFUSED, Section
 from c2c_runtime.sections.section_rules import checked_sections
 from c2c_runtime.text.detokenizer import StreamingDetokenizer
+from c2c_runtime.text.stop_texts import StopTexts
 from c2c_runtime.text.text_to_text import TextToText
 
 Mode = Literal["c2c", "receiver", "sharer", "t2t"]
-FinishReason = Literal["eos", "length"]
+FinishReason = Literal["eos", "stop", "length"]
+DEFAULT_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How to answer. ``max_new_tokens`` None: until the cache is full. ``mode`` ``receiver`` leaves
+    """How to answer. ``max_new_tokens`` None: until the cache is full. ``stop``: texts that end the
+    answer before they come (``stop_texts``); they need a tokenizer. ``mode`` ``receiver`` leaves
     the Sharers out; ``sharer``, the first Sharer alone, and ``t2t``, text-to-text as ``text_to_text`` says,
     need a bundle built with baselines, and text or a chat: see ``Session.ask``.
     Raises ``UsageError`` that names the option, its value and what is allowed."""
 
-    max_new_tokens: int | None = None
+    max_new_tokens: int | None = DEFAULT_NEW_TOKENS
     mode: Mode = "c2c"
     ignore_eos: bool = False
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     text_to_text: TextToText = field(default_factory=TextToText)
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_count("max_new_tokens", self.max_new_tokens, 1, or_none=True)
@@ -42,11 +46,16 @@ class GenerationOptions:
         check_switch("ignore_eos", self.ignore_eos)
         check_kind("sampling", self.sampling, SamplingOptions, "SamplingOptions")
         check_kind("text_to_text", self.text_to_text, TextToText, "a TextToText")
+        texts = 'a tuple of texts that are not empty, such as ("\\n",)'
+        check_kind("stop", self.stop, (tuple, list), texts)
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise UsageError(f"stop is {shown(self.stop)}", f"give {texts}")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One decoded token and the text that it completed (empty while a character is incomplete)."""
+    """One decoded token and the text that it completed: empty while a character is incomplete, or while
+    a stop text may have begun."""
 
     token_id: int
     text: str
@@ -69,7 +78,8 @@ class Timings:
 
 @dataclass(frozen=True)
 class Generation:
-    """A finished answer. ``token_ids`` include the EOS id that ended it; ``text`` is None where the
+    """A finished answer. ``token_ids`` include the EOS id that ended it, or those that spell the text
+    that stopped it, which ``text`` leaves out; ``text`` is None where the
     bundle has no tokenizer. ``message``: what the Sharers wrote in text-to-text, ``message_tokens`` ids
     in all, their EOS ids included. ``prompt_tokens``: what the model that answers has read, so of
     text-to-text the message, too."""
@@ -105,6 +115,12 @@ class AnswerWriter:
         self._detokenizer = (
             StreamingDetokenizer(reader.tokenizer()) if reader.has_tokenizer else None
         )
+        if options.stop and self._detokenizer is None:
+            raise UsageError(
+                "stop texts need a tokenizer, and this bundle holds none",
+                "leave stop out, or look for token ids in what comes",
+            )
+        self._stops = StopTexts(options.stop)
         self._text: list[str] = []
         self.finish_reason: FinishReason | None = None
 
@@ -126,6 +142,11 @@ class AnswerWriter:
             text = self._detokenizer.push(token_id)
             if self.finish_reason is not None:
                 text += self._detokenizer.finish()
+            text = self._stops.push(text)
+            if self._stops.has_stopped:
+                self.finish_reason = "stop"
+            elif self.finish_reason is not None:
+                text += self._stops.finish()
             self._text.append(text)
         return Piece(token_id, text)
 
