@@ -34,14 +34,14 @@ def refused(called, tmp_path):
 
 
 SHORT = {"id": "short", "prompt": "One and one is", "answer": "two"}
-MIDDLE = {"id": "middle", "prompt": "a b " * 60, "answer": "x"}
+MIDDLE = {"id": "middle", "prompt": "a b " * 30, "answer": "x"}
 
 
 @pytest.mark.parametrize(
     ("mode", "options", "words"),
     [
-        ("t2t", ("--ask", "help me " * 54 + "{question}"), "the Sharer's message of up to 40 tokens"),
-        ("t2t", ("--max-message-tokens", 250), "the longest message and the answer"),
+        ("t2t", ("--ask", "help me " * 40 + "{question}"), "the Sharer's message of up to 40 tokens"),
+        ("t2t", ("--max-message-tokens", 150, "--max-new-tokens", 120), "the longest message and the answer"),
         ("t2t", ("--max-new-tokens", 250), "the longest message and the answer"),
         ("sharer", ("--max-new-tokens", 300), "no room for the answer of up to 300 tokens"),
     ],
