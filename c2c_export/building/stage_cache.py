@@ -80,7 +80,7 @@ class StageCache:
             entry = _read_entry(directory / _ENTRY)
             for name, file in entry.files.items():
                 placed.append(folder / name)
-                shutil.copyfile(directory / name, folder / name)
+                _copy(directory / name, folder / name)
                 _check(folder / name, file)
             os.utime(directory / _ENTRY)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -148,6 +148,16 @@ class StageCache:
             except OSError:
                 continue  # another build is making room
             yield used, size, marker.parent
+
+
+def _copy(source: Path, target: Path) -> None:
+    """An error names the target: shutil names the source, also where the target's disk is full."""
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def file_entry(path: Path) -> FileEntry:
