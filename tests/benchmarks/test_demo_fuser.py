@@ -182,4 +182,5 @@ def test_training_sees_the_caches_that_the_bundle_computes(tiny):
                         kept = found[layer, ("key", "value").index(kind)].numpy()
                         expected = expected[:, -kept.shape[1] :]
                         error = np.linalg.norm(kept - expected) / np.linalg.norm(expected)
-                        assert error < 0.03, (layer, kind)
+                        # bfloat16 leaves up to 0.04 of these few tokens; another token gives more than 1.
+                        assert error < 0.05, (layer, kind)
