@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from c2c_export.system_errors import naming_system_errors
-from c2c_runtime.bundle.bundle import MANIFEST_NAME, dump_manifest, sha256_of
+from c2c_runtime.bundle.bundle import MANIFEST_NAME, dump_manifest, file_entry
 from c2c_runtime.bundle.manifest import FileEntry, Manifest
 from c2c_runtime.errors import PairError, UsageError
 
@@ -36,8 +36,7 @@ class BundleWriter:
         """Size and sha256 of every file written so far, by its path in the bundle. ``known``: what is
         known of some already."""
         return {
-            path.relative_to(self.path).as_posix(): known.get(path)
-            or FileEntry(path.stat().st_size, sha256_of(path))
+            path.relative_to(self.path).as_posix(): known.get(path) or file_entry(path)
             for path in sorted(self.path.rglob("*"))
             if path.is_file() and path.name != MANIFEST_NAME
         }

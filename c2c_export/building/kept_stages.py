@@ -19,12 +19,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from c2c_export.building.graph_site import BuiltGraph, GraphSite
-from c2c_export.building.stage_cache import StageCache, file_entry
+from c2c_export.building.stage_cache import StageCache
 from c2c_export.building.stage_keys import Digests, stage_key
 from c2c_export.graphs.few_bits import requantize_graph
 from c2c_export.graphs.graph_cost import ModelCost
 from c2c_export.lowering.graph_options import GraphOptions
 from c2c_runtime.bundle import names
+from c2c_runtime.bundle.bundle import file_entry
 from c2c_runtime.bundle.manifest import FileEntry, GraphSpec
 from c2c_runtime.bundle.precision import GraphPrecision
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import platformdirs
 
-from c2c_runtime.bundle.bundle import sha256_of
+from c2c_runtime.bundle.bundle import file_entry
 from c2c_runtime.bundle.manifest import FileEntry
 from c2c_runtime.errors import UsageError
 
@@ -158,11 +158,6 @@ def _copy(source: Path, target: Path) -> None:
         if error.errno not in _NO_ROOM:
             raise
         raise OSError(error.errno, error.strerror, str(target)) from error
-
-
-def file_entry(path: Path) -> FileEntry:
-    """A file's size and hash."""
-    return FileEntry(path.stat().st_size, sha256_of(path))
 
 
 def _read_entry(path: Path) -> Entry:

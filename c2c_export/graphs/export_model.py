@@ -43,7 +43,8 @@ MakeCacheStep = Callable[..., CacheStep]
 class ReceiverGraph(nn.Module):
     """token ids and caches -> logits of the last token [batch, vocab_size] and the caches.
 
-    ``layers``: numbers of those that have caches here. ``num_top``: also give the ids and values of so many of the largest logits; 0: do not.
+    ``layers``: numbers of those that have caches here. ``num_top``: also give the ids and values of so
+    many of the largest logits; 0: do not.
     """
 
     def __init__(

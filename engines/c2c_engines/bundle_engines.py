@@ -73,8 +73,8 @@ def build_engines(
 ) -> tuple[BuiltEngine, ...]:
     """Build every graph's engine for every target, into new folders of the bundle.
 
-    The manifest is read, not written; engines that it names lend their timing caches. Everything that can be refused is refused before the first
-    build: raises ``UnavailableError`` for backend, target or precision, ``BundleError`` where the
+    The manifest is read, not written; engines that it names lend their timing caches. Everything that
+    can be refused is refused before the first build: raises ``UnavailableError`` for backend, target or precision, ``BundleError`` where the
     bundle has no graphs that this library reads, and what ``build_engine_apart`` raises. On any
     exception nothing new is left in the bundle.
     """

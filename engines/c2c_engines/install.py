@@ -23,8 +23,14 @@ from c2c_engines.bundle_engines import (
     build_engines,
     not_writable,
 )
-from c2c_runtime.bundle.bundle import MANIFEST_NAME, Bundle, dump_manifest, read_manifest, sha256_of
-from c2c_runtime.bundle.manifest import EngineSpec, FileEntry, Manifest
+from c2c_runtime.bundle.bundle import (
+    MANIFEST_NAME,
+    Bundle,
+    dump_manifest,
+    file_entry,
+    read_manifest,
+)
+from c2c_runtime.bundle.manifest import EngineSpec, Manifest
 from c2c_runtime.errors import UnavailableError, UsageError
 from c2c_runtime.progress import OnProgress, unheard
 
@@ -68,7 +74,7 @@ def with_engines(root: Path, manifest: Manifest, engines: Sequence[EngineSpec]) 
     for folder in sorted({_folder(engine.path) for engine in engines}):
         for file in sorted((root / folder).iterdir()):
             name = file.relative_to(root).as_posix()
-            files[name] = FileEntry(file.stat().st_size, sha256_of(file))
+            files[name] = file_entry(file)
     tools = manifest.tools | {engine.backend: engine.backend_version for engine in engines}
     return replace(manifest, engines=(*kept, *engines), files=files, tools=tools)
 

@@ -18,6 +18,7 @@ from c2c_runtime.bundle.manifest import (
     SCHEMA_VERSION,
     BaselineSpec,
     EngineBackend,
+    FileEntry,
     GraphSpec,
     Manifest,
     ModelDims,
@@ -276,6 +277,11 @@ def digest_of(data: Mapping[str, Any]) -> str:
     signed = {key: value for key, value in data.items() if key not in ("created_at", "digest")}
     text = json.dumps(signed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def file_entry(path: Path) -> FileEntry:
+    """What a manifest says of a file: its size and hash."""
+    return FileEntry(path.stat().st_size, sha256_of(path))
 
 
 def sha256_of(path: Path, on_read: Callable[[int], None] | None = None) -> str:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from c2c_export.building import stage_cache
-from c2c_export.building.stage_cache import StageCache, file_entry
+from c2c_export.building.stage_cache import StageCache
 from c2c_export.building.stage_keys import Digests, stage_key
+from c2c_runtime.bundle.bundle import file_entry, sha256_of
 
 KEY = "ab" + "0" * 62
 
@@ -156,7 +156,7 @@ def test_keys_differ_by_whatever_is_read():
 
 def test_a_file_is_hashed_again_when_it_changed(tmp_path, monkeypatch):
     hashed = []
-    real = stage_cache.sha256_of
+    real = sha256_of
     monkeypatch.setattr(
         "c2c_export.building.stage_keys.sha256_of", lambda path: hashed.append(path) or real(path)
     )
